@@ -29,6 +29,7 @@ use tokio::time::MissedTickBehavior;
 use tower::ServiceExt as _;
 
 use crate::clock::boottime;
+use crate::limits::log_due;
 use crate::readiness::{Readiness, goes_round, in_words};
 use crate::signals::rounds::{RoundReporter, Rounds, Task};
 use crate::telemetry;
@@ -90,7 +91,9 @@ pub async fn serve(
                     oldest_first.push_back(connections.spawn(connection(tcp, router.clone())));
                 }
                 Err(error) => {
-                    tracing::error!(%error, "cannot accept a connection for metrics");
+                    if let Some(omitted) = log_due("accept for metrics") {
+                        tracing::error!(%error, omitted, "cannot accept a connection for metrics");
+                    }
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
             },

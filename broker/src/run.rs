@@ -125,7 +125,7 @@ async fn start(
     readiness: &Readiness,
     shutdown: watch::Receiver<ShutdownPhase>,
 ) -> anyhow::Result<RunningBroker> {
-    let store = InstrumentedStore::over(&store).keeping(config.limits.store_reserve);
+    let store = InstrumentedStore::over(&store).keeping(config.limits.store_reserve());
     let clock = Clock::start(store::newest_record(&store).await?);
     let now = wall();
     let authority = Arc::new(Authority::load(&config.authority_dir(), &config.trust_domain)?);
@@ -138,7 +138,7 @@ async fn start(
     let serving = Life { not_before: credentials.not_before(), not_after: credentials.not_after() };
     let identity = ServerIdentity::new(credentials)?;
     let tls = tls::server_config(&identity)?;
-    let listener = Listener::bind(config.listen, tls, config.trust_domain.clone(), limits_of(config)).await?;
+    let listener = Listener::bind(config.listen, tls, config.trust_domain.clone(), limits_of(config))?;
     let address = listener.address()?;
 
     let parts = Parts::new(store, coordination, providers, clock, readiness.clone(), shutdown);

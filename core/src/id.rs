@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use ulid::Ulid;
 
 use crate::Invalid;
+use crate::text::repeated;
 
 /// A grant's identifier: a ULID in lower case, 26 characters, which sorts by the time of the request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -41,7 +42,7 @@ impl FromStr for GrantId {
         Ulid::from_string(text).map(Self).map_err(|_| {
             Invalid::new(
                 "grant",
-                format!("{text:?} is not a grant id"),
+                format!("{} is not a grant id", repeated(text)),
                 "use the 26 characters that `postern grants` shows",
             )
         })

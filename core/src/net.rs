@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::Invalid;
+use crate::text::repeated;
 
 /// A transport protocol that Postern can protect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -45,7 +46,7 @@ impl FromStr for Protocol {
         match text.to_ascii_lowercase().as_str() {
             "tcp" => Ok(Self::Tcp),
             "udp" => Ok(Self::Udp),
-            _ => Err(Invalid::new("protocol", format!("{text:?} is not known"), "use tcp or udp")),
+            _ => Err(Invalid::new("protocol", format!("{} is not known", repeated(text)), "use tcp or udp")),
         }
     }
 }
@@ -97,8 +98,10 @@ impl fmt::Display for ProtectedPort {
 impl FromStr for ProtectedPort {
     type Err = Invalid;
     fn from_str(text: &str) -> Result<Self, Invalid> {
-        let wrong =
-            || Invalid::new("port", format!("{text:?} is not a protocol and port"), "write it like tcp/22");
+        let wrong = || {
+            let problem = format!("{} is not a protocol and port", repeated(text));
+            Invalid::new("port", problem, "write it like tcp/22")
+        };
         let (protocol, number) = text.split_once('/').ok_or_else(wrong)?;
         let number: u32 = number.parse().map_err(|_| wrong())?;
         Ok(Self { protocol: protocol.parse()?, port: Port::new(number)? })
@@ -184,7 +187,7 @@ impl FromStr for SourcePrefix {
         let net =
             text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from)).map_err(|_| {
                 bad(
-                    format!("{text:?} is not an address or a CIDR range"),
+                    format!("{} is not an address or a CIDR range", repeated(text)),
                     "write it like 203.0.113.7 or 2001:db8::/64",
                 )
             })?;
@@ -193,10 +196,10 @@ impl FromStr for SourcePrefix {
         {
             let len = v6.prefix_len().checked_sub(96);
             let plain = len.map_or_else(|| v4.to_string(), |len| format!("{v4}/{len}"));
-            return Err(bad(format!("{text} is an IPv4-mapped IPv6 address"), &format!("write {plain}")));
+            return Err(bad(format!("{net} is an IPv4-mapped IPv6 address"), &format!("write {plain}")));
         }
         if net.addr() != net.network() {
-            return Err(bad(format!("{text} has host bits set"), &format!("write {}", net.trunc())));
+            return Err(bad(format!("{net} has host bits set"), &format!("write {}", net.trunc())));
         }
         Ok(Self(net))
     }

@@ -107,6 +107,19 @@ pub fn next_event(
     }
 }
 
+/// The words between a layer and its own text in a reason, see [`opening`].
+const OWN_TEXT: [&str; 2] = [" refused: ", " cannot be reached: "];
+
+/// Returns the reason for which a grant could not open without the cloud's own text.
+pub fn reason_without_cloud_text(reason: &str) -> String {
+    let is_of_cloud = reason.starts_with(&format!("the {} layer of ", Layer::Cloud.word()));
+    let cut = OWN_TEXT.iter().filter_map(|words| Some(reason.find(words)? + words.len() - ": ".len())).min();
+    match cut {
+        Some(cut) if is_of_cloud => format!("{}; ask an operator for the cause", &reason[..cut]),
+        _ => reason.to_owned(),
+    }
+}
+
 fn opening(grant: &Grant, observe: impl Fn(&Window, Layer) -> Observed, now: Timestamp) -> Option<Event> {
     let cannot = |reason: String| Some(Event::Close(CloseReason::CannotOpen { reason }));
     let mut waiting = Vec::new();

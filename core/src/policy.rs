@@ -155,8 +155,28 @@ impl Policy {
 pub struct Denial {
     /// The limit that was met.
     pub limit: PolicyLimit,
+    /// The target that no policy covers, or for which none names the principal.
+    pub target: Option<Box<TargetId>>,
     /// The field, the problem and the remedy.
     pub invalid: Invalid,
+}
+
+impl Denial {
+    fn of_requester(principal: &PrincipalKey, target: &TargetId) -> Self {
+        let problem = format!("{principal} may not request access to {target}");
+        let invalid = Invalid::new("targets", problem, "ask an administrator to be named in its policy");
+        Self { limit: PolicyLimit::Requester, target: Some(Box::new(target.clone())), invalid }
+    }
+
+    /// Returns the denial for a principal that may not learn which targets exist: the same for a target under no policy as for one
+    /// whose policies do not name the principal.
+    #[must_use]
+    pub fn without_existence(self, principal: &PrincipalKey) -> Self {
+        match (self.limit, &self.target) {
+            (PolicyLimit::Target, Some(target)) => Self::of_requester(principal, target),
+            _ => self,
+        }
+    }
 }
 
 /// The limit that a denied request met.
@@ -240,22 +260,16 @@ pub fn authorize(
             policies.iter().map(Borrow::borrow).filter(|policy| policy.covers(target)).collect();
         if covering.is_empty() {
             let problem = format!("{target} is under no policy");
-            return deny(
-                PolicyLimit::Target,
-                "targets",
-                problem,
-                "ask an administrator to put it under a policy",
-            );
+            let invalid = Invalid::new("targets", problem, "ask an administrator to put it under a policy");
+            return Err(Denial {
+                limit: PolicyLimit::Target,
+                target: Some(Box::new(target.clone())),
+                invalid,
+            });
         }
         let mine: Vec<&Policy> = covering.into_iter().filter(|policy| policy.admits(principal)).collect();
         if mine.is_empty() {
-            let problem = format!("{} may not request access to {target}", principal.key());
-            return deny(
-                PolicyLimit::Requester,
-                "targets",
-                problem,
-                "ask an administrator to be named in its policy",
-            );
+            return Err(Denial::of_requester(principal.key(), target));
         }
         for &port in request.ports() {
             let rules: Vec<(&Policy, &PortRule)> =
@@ -397,7 +411,7 @@ impl<'a> Place<'a> {
 }
 
 fn deny<T>(limit: PolicyLimit, field: &str, problem: String, remedy: &str) -> Result<T, Denial> {
-    Err(Denial { limit, invalid: Invalid::new(field, problem, remedy) })
+    Err(Denial { limit, target: None, invalid: Invalid::new(field, problem, remedy) })
 }
 
 /// Returns the protection of a target from every policy that covers it: the union of the protected ports, and the

@@ -31,7 +31,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::text::text_traits;
+use crate::text::{repeated, text_traits};
 use crate::{Invalid, Name};
 pub use key::{Issuer, PrincipalKey, Subject};
 
@@ -66,7 +66,8 @@ impl FromStr for Role {
     type Err = Invalid;
     fn from_str(text: &str) -> Result<Self, Invalid> {
         Self::ALL.into_iter().find(|role| role.to_string() == text).ok_or_else(|| {
-            Invalid::new("role", format!("{text:?} is not a role"), "use administrator, requester or reader")
+            let problem = format!("{} is not a role", repeated(text));
+            Invalid::new("role", problem, "use administrator, requester or reader")
         })
     }
 }

@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::text::repeated;
 use crate::{Invalid, Name};
 
 /// A VM that JIT can protect, written `host:<name>`, `aws:<account>/<region>/<instance-id>` or
@@ -94,7 +95,7 @@ impl fmt::Display for TargetId {
 impl FromStr for TargetId {
     type Err = Invalid;
     fn from_str(text: &str) -> Result<Self, Invalid> {
-        let unknown = || Invalid::new("target", format!("{text:?} is not a target"), FORMS);
+        let unknown = || Invalid::new("target", format!("{} is not a target", repeated(text)), FORMS);
         let (kind, rest) = text.split_once(':').ok_or_else(unknown)?;
         match kind {
             "host" => host(rest),
@@ -226,7 +227,7 @@ impl FromStr for TargetSelector {
             prefix.is_empty() || ["host:", "aws:", "azure:"].iter().any(|kind| prefix.starts_with(kind));
         let plain = prefix.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-:/".contains(&b));
         if !known || !plain || prefix.len() > 512 {
-            let problem = format!("{text:?} selects no kind of target");
+            let problem = format!("{} selects no kind of target", repeated(text));
             return Err(Invalid::new(
                 "target",
                 problem,

@@ -93,6 +93,47 @@ pub fn free_text(field: &str, text: &str, max_chars: usize) -> Result<(), Invali
     }
 }
 
+/// The characters that an error repeats of a text that it was sent.
+pub const MAX_REPEATED: usize = 80;
+
+/// Returns a text in quotation marks, as an error repeats it: at most [`MAX_REPEATED`] characters, invisible ones escaped.
+pub fn repeated(text: &str) -> String {
+    format!("\"{}\"", clipped(text, MAX_REPEATED))
+}
+
+/// Returns the first `max_chars` characters of a value, invisible ones escaped, with `…` if there are more. The cost depends on
+/// `max_chars` alone once the value writes its text.
+pub fn clipped(value: &(impl fmt::Display + ?Sized), max_chars: usize) -> String {
+    let mut clip = Clip { text: String::new(), left: max_chars };
+    // Ends early with an error once the text is full; what is there counts.
+    if fmt::Write::write_fmt(&mut clip, format_args!("{value}")).is_err() {
+        clip.text.push('…');
+    }
+    clip.text
+}
+
+/// A text that takes a number of characters and refuses the rest.
+struct Clip {
+    text: String,
+    left: usize,
+}
+
+impl fmt::Write for Clip {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for c in text.chars() {
+            let escaped = if is_invisible(c) { c.escape_unicode().to_string() } else { c.to_string() };
+            let length = escaped.chars().count();
+            if length > self.left {
+                self.left = 0;
+                return Err(fmt::Error);
+            }
+            self.left -= length;
+            self.text.push_str(&escaped);
+        }
+        Ok(())
+    }
+}
+
 /// Reports whether a reader cannot see the character, or sees others in another order because of it: controls (the general
 /// category Cc), format characters (Cf: joiners, marks of direction, tags), separators of lines and paragraphs (Zl, Zp), and
 /// fillers (Default_Ignorable_Code_Point). With them two texts that differ look the same (Unicode TR 36, 2.3 and 3.1). The selectors of
@@ -188,6 +229,17 @@ mod tests {
         }
         assert!(Justification::new("Größe 漢字 עברית 👍 ☎\u{fe0f}").is_ok(), "text of every script");
         assert!(Justification::new(&"é".repeat(500)).is_ok(), "the limit counts characters, not bytes");
+    }
+
+    #[test]
+    fn i10_an_error_repeats_the_beginning_of_a_text() {
+        assert_eq!(repeated("lb"), "\"lb\"");
+        let long = repeated(&"é".repeat(10_240));
+        assert_eq!(long, format!("\"{}…\"", "é".repeat(MAX_REPEATED)));
+        assert_eq!(clipped("abc", 3), "abc", "all of it fits");
+        assert_eq!(clipped("abcd", 3), "abc…");
+        assert_eq!(repeated("a\n\u{202e}b"), "\"a\\u{a}\\u{202e}b\"");
+        assert!(repeated(&"\u{202e}".repeat(1_000)).chars().count() <= MAX_REPEATED + 3);
     }
 
     #[test]

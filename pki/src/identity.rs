@@ -10,6 +10,7 @@
 use std::fmt;
 
 use jiff::Timestamp;
+use postern_core::text::repeated;
 use postern_core::{Invalid, KeyHash, Name, Role, TargetId};
 use serde::{Deserialize, Serialize};
 use x509_parser::extensions::GeneralName;
@@ -28,7 +29,7 @@ impl TrustDomain {
     pub fn new(text: &str) -> Result<Self, Invalid> {
         let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b);
         if text.is_empty() || text.len() > 255 || !text.bytes().all(plain) {
-            let problem = format!("{text:?} is not a trust domain");
+            let problem = format!("{} is not a trust domain", repeated(text));
             return Err(Invalid::new("trust_domain", problem, "use 1 to 255 of a-z 0-9 . _ -"));
         }
         Ok(Self(text.to_owned()))

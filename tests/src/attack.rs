@@ -1,4 +1,5 @@
-//! Attacks of peers without a certificate on a broker's port, bounded in number. Each goes on for as long as it is held.
+//! Attacks on a broker's port, of peers without a certificate and of one with a reader's, bounded in number. Each goes on for as long
+//! as it is held.
 
 use std::convert::Infallible;
 use std::fs;
@@ -20,6 +21,7 @@ use crate::broker::Broker;
 use crate::netns::Running;
 use crate::stranger::{
     END_HEADERS, END_STREAM, ENROLL, Frames, INDEXED, Stranger, WATCH, frame, grpc, indexing_headers, kind,
+    whole_call,
 };
 
 /// The number of watches that are asked for on one connection.
@@ -41,6 +43,17 @@ const SMALL_CHUNK: &[u8] = &[0; 16 * 1024 - 1];
 const SILENT: usize = 512;
 /// The number of idle connections.
 const IDLE: usize = 1_000;
+/// The number of connections on which handshakes are made again and again, and the number that are made.
+const HANDSHAKERS: usize = 64;
+const HANDSHAKES: usize = 2_000;
+/// The number of watches of grants, and the number of their connections.
+const WATCHERS: usize = 2_000;
+const WATCHER_CONNECTIONS: usize = 16;
+/// The number of verifications at once, and the number that are asked for.
+const VERIFIERS: u32 = 40;
+const VERIFICATIONS: usize = 400;
+const WATCH_GRANTS: &str = "/postern.v1.AccessService/WatchGrants";
+const VERIFY: &str = "/postern.v1.AuditService/VerifyAudit";
 /// The pause before a connection that the broker ended is made again.
 const AGAIN: Duration = Duration::from_millis(20);
 
@@ -57,6 +70,12 @@ pub enum Attack {
     Silent,
     /// 1,000 connections that complete the handshake, answer pings and ask for nothing.
     Idle,
+    /// 2,000 handshakes that are completed and hung up, as fast as the broker takes them.
+    Handshakes,
+    /// 2,000 watches of grants by one reader.
+    Watchers,
+    /// 40 verifications of the audit log at once by one reader, 400 in all.
+    Verifications,
 }
 
 /// An attack that goes on until this is dropped.
@@ -76,7 +95,21 @@ struct Seen {
 
 impl Attack {
     /// Every attack.
-    pub const ALL: [Self; 5] = [Self::Watches, Self::Bodies, Self::SmallBodies, Self::Silent, Self::Idle];
+    pub const ALL: [Self; 8] = [
+        Self::Watches,
+        Self::Bodies,
+        Self::SmallBodies,
+        Self::Silent,
+        Self::Idle,
+        Self::Handshakes,
+        Self::Watchers,
+        Self::Verifications,
+    ];
+
+    /// Returns true if the attack is that of a reader with a certificate.
+    pub fn needs_certificate(self) -> bool {
+        matches!(self, Self::Watchers | Self::Verifications)
+    }
 
     /// The words for a table.
     pub fn words(self) -> &'static str {
@@ -86,6 +119,9 @@ impl Attack {
             Self::SmallBodies => "2,000 unfinished Enroll bodies within the limit",
             Self::Silent => "512 silent TCP connections",
             Self::Idle => "1,000 idle anonymous connections",
+            Self::Handshakes => "2,000 handshakes",
+            Self::Watchers => "2,000 watches of grants by one reader",
+            Self::Verifications => "40 verifications of the audit log at once by one reader",
         }
     }
 
@@ -97,6 +133,9 @@ impl Attack {
             Self::SmallBodies => SMALL_BODIES,
             Self::Silent => SILENT,
             Self::Idle => IDLE,
+            Self::Handshakes => HANDSHAKES,
+            Self::Watchers => WATCHERS,
+            Self::Verifications => VERIFICATIONS,
         }
     }
 
@@ -113,12 +152,18 @@ impl Attack {
                 Self::SmallBodies => SMALL_CONNECTIONS,
                 Self::Silent => SILENT,
                 Self::Idle => IDLE,
+                Self::Handshakes => HANDSHAKERS,
+                Self::Watchers => WATCHER_CONNECTIONS,
+                Self::Verifications => 1,
             };
             for number in 0..connections {
                 let (stranger, seen) = (strangers[number % strangers.len()].clone(), Arc::clone(&shared));
                 all.spawn(async move {
                     match self {
                         Self::Watches => watches(&stranger, &seen).await,
+                        Self::Watchers => watchers(&stranger, &seen).await,
+                        Self::Handshakes => handshakes(&stranger, &seen).await,
+                        Self::Verifications => verifications(&stranger, &seen).await,
                         Self::Bodies => bodies(&stranger, &seen, BODIES / connections, large).await,
                         Self::SmallBodies => {
                             bodies(&stranger, &seen, SMALL_BODIES / connections, small).await;
@@ -163,13 +208,25 @@ impl Seen {
     }
 }
 
+/// The memory that a process has now, in MiB.
+///
+/// # Panics
+/// There is no such process.
+pub fn memory_now(broker: &mut Broker) -> u64 {
+    of_status(broker, "VmRSS:")
+}
+
 /// The most that a process has had in memory, in MiB.
 ///
 /// # Panics
 /// There is no such process.
 pub fn peak_memory(broker: &mut Broker) -> u64 {
+    of_status(broker, "VmHWM:")
+}
+
+fn of_status(broker: &mut Broker, what: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{}/status", broker.process().pid())).expect("it runs");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("the kernel says it");
+    let line = status.lines().find_map(|line| line.strip_prefix(what)).expect("the kernel says it");
     let kibibytes = line.trim().trim_end_matches(" kB").parse::<u64>().expect("it is a number");
     kibibytes / 1024
 }
@@ -271,6 +328,66 @@ fn unfinished(length: u32, chunk: &'static [u8], count: usize) -> Request<Unfini
         .header("content-type", "application/grpc")
         .header("te", "trailers");
     request.body(body).expect("it is a request")
+}
+
+/// Asks for this connection's share of the watches of grants, and reads no answer.
+async fn watchers(stranger: &Stranger, seen: &Seen) {
+    let mut left = WATCHERS / WATCHER_CONNECTIONS;
+    loop {
+        let Ok(mut frames) = stranger.http2().await else {
+            sleep(AGAIN).await;
+            continue;
+        };
+        let mut stream = 1;
+        while left > 0 && frames.send(&whole_call(stream, WATCH_GRANTS, &[])).await.is_ok() {
+            seen.sent.fetch_add(1, Ordering::Relaxed);
+            (left, stream) = (left - 1, stream + 2);
+            // The broker ends a connection on which more wait for it than it reads.
+            sleep(Duration::from_millis(2)).await;
+        }
+        if left == 0 {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// Completes one handshake after another, and hangs up each time.
+async fn handshakes(stranger: &Stranger, seen: &Seen) {
+    loop {
+        if stranger.tls().await.is_ok() {
+            seen.sent.fetch_add(1, Ordering::Relaxed);
+        } else {
+            sleep(AGAIN).await;
+        }
+    }
+}
+
+/// Keeps as many verifications as there may be at once on a connection: each answer is followed by another call.
+async fn verifications(stranger: &Stranger, seen: &Seen) {
+    loop {
+        if let Ok(frames) = stranger.http2().await {
+            // The broker ended it; the stranger makes another.
+            let _ = verify_on(frames, seen).await;
+        }
+        sleep(AGAIN).await;
+    }
+}
+
+async fn verify_on(mut frames: Frames, seen: &Seen) -> io::Result<()> {
+    /// The type of WINDOW_UPDATE, which lets the broker send as much as it will.
+    const WINDOW_UPDATE: u8 = 8;
+    frames.send(&frame(WINDOW_UPDATE, 0, 0, &0x3fff_ffff_u32.to_be_bytes())).await?;
+    let mut stream = 1;
+    for _ in 0..VERIFIERS {
+        frames.send(&whole_call(stream, VERIFY, &[])).await?;
+        stream += 2;
+    }
+    loop {
+        frames.until(|frame| frame.kind == kind::HEADERS && frame.flags & END_STREAM != 0).await?;
+        seen.sent.fetch_add(1, Ordering::Relaxed);
+        frames.send(&whole_call(stream, VERIFY, &[])).await?;
+        stream += 2;
+    }
 }
 
 /// Holds a TCP connection without a byte, and another wherever the broker ends it.

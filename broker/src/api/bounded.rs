@@ -1,4 +1,5 @@
-//! The bounds of a call: the size of each message, and the time to receive the request and to answer it.
+//! The bounds of a call: the size of its headers and of each message, the time to receive the request and to answer it, and the
+//! number of calls that a principal has at once.
 //!
 //! A message is refused by the length that it announces, before any of it is kept. Streams of messages have no deadline:
 //! an agent's session has one of its own (`services/session.rs`), and the others end with their connection.
@@ -12,6 +13,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, Request, Response};
 use hyper::body::{Body as HttpBody, Bytes, Frame};
+use postern_core::CallerKind;
 use postern_proto::status::plain;
 use prost::Message as _;
 use prost_types::FileDescriptorSet;
@@ -20,9 +22,10 @@ use tonic::body::Body;
 use tonic::{Code, Status};
 use tower::{Layer, Service};
 
+use super::answer::Answer;
 use super::middleware::permissions::{Allow, row};
 use super::peer::Peer;
-use crate::limits::{Admission, Limit};
+use crate::limits::{Admission, CallPlace, Limit, Limits, Owner};
 
 /// The calls whose answer takes as long as a cloud or the audit log. Their callers are administrators and readers.
 const SLOW_CALLS: [&str; 4] = [
@@ -31,6 +34,17 @@ const SLOW_CALLS: [&str; 4] = [
     "/postern.v1.TargetService/ReleaseTargets",
     "/postern.v1.AuditService/VerifyAudit",
 ];
+/// The call whose message is a whole policy.
+const POLICY_CALL: &str = "/postern.v1.PolicyService/PutPolicy";
+/// The calls of principals whose messages name many targets. The messages of all others name one thing or a page.
+const REQUEST_CALLS: [&str; 4] = [
+    "/postern.v1.AccessService/RequestAccess",
+    "/postern.v1.TargetService/AssessTargets",
+    "/postern.v1.TargetService/LockdownTargets",
+    "/postern.v1.TargetService/ReleaseTargets",
+];
+/// The bytes that HTTP/2 counts for each header besides its name and value (RFC 9113, section 6.5.2).
+const HEADER_COST: usize = 32;
 /// The deadline of [`SLOW_CALLS`].
 const SLOW_CALL_TIMEOUT: Duration = Duration::from_secs(3600);
 /// The bytes that gRPC puts before each message: a flag, and the message's length.
@@ -105,13 +119,14 @@ where
         let path = request.uri().path();
         // The authorization refuses a path that no service has; until then it is a call like others.
         let shape = self.layer.shapes.get(path).copied().unwrap_or_default();
-        let (message_limit, key) = match row(path) {
-            Some(Allow::Anyone) | None => (limits.anonymous_message, "anonymous_message"),
-            Some(Allow::Agent) => (limits.agent_message, "agent_message"),
-            Some(Allow::Roles(_)) => (limits.message, "message"),
+        let (message_limit, message) = message_limit(limits, path);
+        let proven = request.extensions().get::<Peer>();
+        let peer = proven.map(|peer| peer.address.to_string()).unwrap_or_default();
+        let kind = proven.and_then(|peer| peer.certificate.as_ref()).map(|proof| &proof.caller().kind);
+        let place = match self.layer.admit(&request, kind, &peer) {
+            Ok(place) => place,
+            Err(status) => return Box::pin(async move { Ok(status.into_http()) }),
         };
-        let peer =
-            request.extensions().get::<Peer>().map(|peer| peer.address.to_string()).unwrap_or_default();
         let answer = match shape {
             Shape { requests: false, answers: false } if SLOW_CALLS.contains(&path) => {
                 Some(SLOW_CALL_TIMEOUT)
@@ -128,16 +143,20 @@ where
             framing: Framing::new(message_limit),
             deadline: (!shape.requests).then(|| Box::pin(sleep(receive))),
             receive,
-            key,
+            limit: message,
             peer: peer.clone(),
             admission: Arc::clone(&admission),
         };
         let call = self.inner.call(request.map(|inner| Body::new(body(inner))));
         Box::pin(async move {
-            let Some(deadline) = deadline else { return call.await };
-            if let Ok(answer) = tokio::time::timeout(deadline, call).await {
-                return answer;
-            }
+            let answered = match deadline {
+                None => Ok(call.await),
+                Some(deadline) => tokio::time::timeout(deadline, call).await.map_err(|_| deadline),
+            };
+            let deadline = match answered {
+                Ok(answered) => return answered.map(|answer| Answer::over(answer, place)),
+                Err(deadline) => deadline,
+            };
             // A caller that gives less time than the broker meets no limit of the broker.
             if answer == Some(deadline) {
                 admission.report.hit(Limit::Answer, &peer);
@@ -148,6 +167,66 @@ where
     }
 }
 
+impl BoundedLayer {
+    /// Admits a call by the size of its headers and the calls of its principal, and returns its place among these.
+    ///
+    /// # Errors
+    /// The headers are larger than the limit, or the principal has as many calls as it may.
+    fn admit(
+        &self,
+        request: &Request<Body>,
+        kind: Option<&CallerKind>,
+        peer: &str,
+    ) -> Result<Option<CallPlace>, Box<Status>> {
+        let limits = &self.admission.limits;
+        let (most, limit) = match kind {
+            None => (limits.anonymous_headers, Limit::AnonymousHeaders),
+            Some(CallerKind::Agent(_)) => (limits.agent_headers, Limit::AgentHeaders),
+            Some(CallerKind::Principal(_) | CallerKind::Broker) => (limits.headers, Limit::Headers),
+        };
+        let size = headers_size(request);
+        if size > usize::try_from(most).unwrap_or(usize::MAX) {
+            let message = format!("headers of {size} bytes are over the limit of {most} bytes");
+            return Err(Box::new(self.refuse(limit, peer, "HEADERS_TOO_LARGE", &message)));
+        }
+        let Some(kind @ CallerKind::Principal(_)) = kind else { return Ok(None) };
+        let place = self.admission.begin_call(Owner::from(kind)).ok_or_else(|| {
+            let most = limits.calls_per_principal;
+            let message = format!("{most} calls of yours are not answered yet; wait for one of them");
+            Box::new(self.refuse(Limit::CallsPerPrincipal, peer, "TOO_MANY_CALLS", &message))
+        });
+        place.map(Some)
+    }
+
+    fn refuse(&self, limit: Limit, peer: &str, reason: &str, message: &str) -> Status {
+        self.admission.report.hit(limit, &peer);
+        let message = format!("{message}; see [limits] {} of the broker", limit.word());
+        plain(Code::ResourceExhausted, reason, message)
+    }
+}
+
+/// Returns the limit on the size of a message of an RPC.
+fn message_limit(limits: &Limits, path: &str) -> (usize, Limit) {
+    match row(path) {
+        Some(Allow::Anyone) | None => (limits.anonymous_message, Limit::AnonymousMessage),
+        Some(Allow::Agent) => (limits.agent_message, Limit::AgentMessage),
+        Some(Allow::Roles(_)) if path == POLICY_CALL => (limits.message, Limit::Message),
+        Some(Allow::Roles(_)) if REQUEST_CALLS.contains(&path) => {
+            (limits.request_message, Limit::RequestMessage)
+        }
+        Some(Allow::Roles(_)) => (limits.small_message, Limit::SmallMessage),
+    }
+}
+
+/// Returns the size of a call's headers as HTTP/2 counts it. The method is POST and the scheme https.
+fn headers_size(request: &Request<Body>) -> usize {
+    let authority = request.uri().authority().map_or(0, |authority| authority.as_str().len());
+    let path = request.uri().path_and_query().map_or(0, |path| path.as_str().len());
+    let pseudo = ":method:scheme:authority:pathPOSThttps".len() + authority + path + 4 * HEADER_COST;
+    let headers = request.headers().iter();
+    pseudo + headers.map(|(name, value)| name.as_str().len() + value.len() + HEADER_COST).sum::<usize>()
+}
+
 /// A request's body within its bounds.
 struct Incoming {
     inner: Body,
@@ -155,7 +234,8 @@ struct Incoming {
     /// The moment by which all of it must have come; none for a stream of messages.
     deadline: Option<Pin<Box<Sleep>>>,
     receive: Duration,
-    key: &'static str,
+    /// The limit on the size of a message.
+    limit: Limit,
     peer: String,
     admission: Arc<Admission>,
 }
@@ -183,10 +263,11 @@ impl HttpBody for Incoming {
         match &polled {
             Poll::Ready(Some(Ok(frame))) => {
                 if let Some(Err(length)) = frame.data_ref().map(|data| this.framing.take(data)) {
-                    this.admission.report.hit(Limit::Message, &this.peer);
+                    this.admission.report.hit(this.limit, &this.peer);
                     let message = format!(
                         "a message of {length} bytes is over the limit of {} bytes; see [limits] {} of the broker",
-                        this.framing.limit, this.key
+                        this.framing.limit,
+                        this.limit.word()
                     );
                     let status = plain(Code::ResourceExhausted, "MESSAGE_TOO_LARGE", message);
                     return Poll::Ready(Some(Err(status)));

@@ -7,6 +7,7 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,8 +28,9 @@ use tonic::body::Body;
 use tower::{Service, ServiceExt as _};
 
 use super::peer::Peer;
+use super::sent_frames::SentFrames;
 use crate::clock::boottime;
-use crate::limits::{Class, Limit, Seat, Waiting};
+use crate::limits::{Admission, Class, Limit, Seat, Waiting};
 
 /// The interval of probes on a quiet connection, and the time that a peer has to answer one.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
@@ -38,6 +40,9 @@ const LAST_CALLS_TIMEOUT: Duration = Duration::from_secs(5);
 const PREFACE_LENGTH: usize = 24 + 9;
 /// The largest frame that a peer may send; HTTP/2 allows no less.
 const MAX_FRAME_SIZE: u32 = 16 * 1024;
+/// The bytes of headers past the limit with which a call still reaches `bounded`, which refuses it with the limit's name. HTTP/2
+/// itself refuses a call past them (431).
+const HEADERS_SLACK: u32 = 4 * 1024;
 /// The streams that a peer may reset before the broker has accepted them; past that, the connection is closed (rapid reset).
 const MAX_PENDING_RESETS: usize = 20;
 
@@ -50,6 +55,8 @@ struct Bounds {
     window: u32,
     /// Bytes of a call's headers, and with them the number of CONTINUATION frames.
     headers: u32,
+    /// The limit on streams, for the count of refusals.
+    refused: Limit,
     /// Bytes of one call's answer that wait for the peer.
     send: usize,
     /// Streams that the broker may reset for errors of the peer until the connection is closed.
@@ -68,7 +75,8 @@ impl Bounds {
                 streams: limits.anonymous_streams,
                 stream_window: 16 * KIB,
                 window: 64 * KIB,
-                headers: 8 * KIB,
+                headers: limits.anonymous_headers + HEADERS_SLACK,
+                refused: Limit::AnonymousStreams,
                 send: 16 * 1024,
                 errors: 64,
                 bytes: Some(limits.anonymous_bytes),
@@ -78,8 +86,9 @@ impl Bounds {
                 streams: limits.agent_streams,
                 stream_window: 64 * KIB,
                 window: 128 * KIB,
-                headers: 8 * KIB,
-                send: 256 * 1024,
+                headers: limits.agent_headers + HEADERS_SLACK,
+                refused: Limit::AgentStreams,
+                send: 64 * 1024,
                 errors: 64,
                 bytes: None,
                 age: None,
@@ -88,8 +97,9 @@ impl Bounds {
                 streams: limits.streams,
                 stream_window: 64 * KIB,
                 window: 256 * KIB,
-                headers: 16 * KIB,
-                send: 256 * 1024,
+                headers: limits.headers + HEADERS_SLACK,
+                refused: Limit::Streams,
+                send: 64 * 1024,
                 errors: 1024,
                 bytes: None,
                 age: None,
@@ -131,6 +141,8 @@ where
     stream.get_mut().0.budget = bounds.bytes.map(|left| Budget { left, spent: Arc::clone(&spent) });
     let stream = PrefaceStream {
         stream,
+        sent: SentFrames::default(),
+        refused: RefusedStreams { admission: Arc::clone(seat.admission()), limit: bounds.refused, address },
         preface: Some(Preface {
             left: PREFACE_LENGTH,
             due: Box::pin(sleep(seat.limits().preface)),
@@ -267,6 +279,15 @@ pub(super) struct Connection {
 struct PrefaceStream {
     stream: Box<TlsStream<PeerStream>>,
     preface: Option<Preface>,
+    sent: SentFrames,
+    refused: RefusedStreams,
+}
+
+/// The count of streams that HTTP/2 refuses because the peer has too many: it does not report them.
+struct RefusedStreams {
+    admission: Arc<Admission>,
+    limit: Limit,
+    address: SocketAddr,
 }
 
 struct Preface {
@@ -309,7 +330,12 @@ impl AsyncWrite for PrefaceStream {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
+        let this = &mut *self;
+        let written = ready!(Pin::new(&mut this.stream).poll_write(context, bytes))?;
+        for _ in 0..this.sent.take(&bytes[..written]) {
+            this.refused.admission.report.hit(this.refused.limit, &this.refused.address);
+        }
+        Poll::Ready(Ok(written))
     }
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_flush(context)

@@ -56,8 +56,10 @@ fn store_status(error: &StoreError) -> Status {
                 "the store has no room for a call"
             );
         }
-    } else if code != Code::Aborted {
-        tracing::error!(error = error as &dyn std::error::Error, "the store failed during a call");
+    } else if code != Code::Aborted
+        && let Some(omitted) = log_due("store failed")
+    {
+        tracing::error!(error = error as &dyn std::error::Error, omitted, "the store failed during a call");
     }
     plain(code, reason, error.to_string())
 }
@@ -66,6 +68,8 @@ fn pki_status(error: &PkiError) -> Status {
     if error.is_bad_csr() {
         return plain(Code::InvalidArgument, "BAD_CSR", error.to_string());
     }
-    tracing::error!(error = error as &dyn std::error::Error, "cannot sign a certificate");
+    if let Some(omitted) = log_due("signing failed") {
+        tracing::error!(error = error as &dyn std::error::Error, omitted, "cannot sign a certificate");
+    }
     plain(Code::Internal, "SIGNING_FAILED", "the broker could not sign; see its log")
 }

@@ -12,10 +12,12 @@ use anyhow::Context as _;
 use http::{Request, Response};
 use postern_pki::identity::TrustDomain;
 use rustix::net::RecvFlags;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::LazyConfigAcceptor;
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tower::Service;
@@ -24,10 +26,16 @@ use super::authentication::ClientCertificate;
 use super::connection::{self, Connection, PeerStream};
 use super::peer::Peer;
 use crate::clock::boottime;
-use crate::limits::{Admission, HandshakePermit, Limit, Limits};
+use crate::limits::{Admission, HandshakePermit, Limit, Limits, NotAdmitted, log_due};
 
 /// The pause before the listener tries again, when file descriptors or places for handshakes are used up.
 const ACCEPT_RETRY: Duration = Duration::from_millis(20);
+
+/// The protocol that every client of the broker speaks.
+const ALPN: &[u8] = b"h2";
+/// The TLS record of the fatal alert `no_application_protocol` (RFC 8446, sections 5.1 and 6; RFC 7301, section 3.2). No key
+/// protects it, because it answers a ClientHello.
+const NO_APPLICATION_PROTOCOL: [u8; 7] = [21, 3, 3, 0, 2, 2, 120];
 
 /// Accepts connections.
 pub struct Listener {
@@ -37,7 +45,7 @@ pub struct Listener {
 
 /// The parts that the connections of a listener share.
 struct Shared {
-    tls: TlsAcceptor,
+    tls: Arc<rustls::ServerConfig>,
     trust_domain: TrustDomain,
     admission: Arc<Admission>,
 }
@@ -47,14 +55,14 @@ impl Listener {
     ///
     /// # Errors
     /// The address cannot be bound.
-    pub async fn bind(
+    pub fn bind(
         address: SocketAddr,
         tls: Arc<rustls::ServerConfig>,
         trust_domain: TrustDomain,
         limits: Limits,
     ) -> anyhow::Result<Self> {
-        let tcp = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
-        let shared = Shared { tls: TlsAcceptor::from(tls), trust_domain, admission: Admission::new(limits) };
+        let tcp = bound(address, limits.backlog).with_context(|| format!("cannot listen on {address}"))?;
+        let shared = Shared { tls, trust_domain, admission: Admission::new(limits) };
         Ok(Self { tcp, shared: Arc::new(shared) })
     }
 
@@ -92,8 +100,7 @@ impl Listener {
                 accepted = tcp.accept(), if held.is_none() => match accepted {
                     Ok(accepted) => held = Some(accepted),
                     Err(error) => {
-                        // Most likely out of file descriptors: wait for other connections to close.
-                        tracing::error!(%error, "cannot accept a connection");
+                        accept_failed(&shared.admission, &error);
                         tokio::time::sleep(ACCEPT_RETRY).await;
                     }
                 },
@@ -102,11 +109,12 @@ impl Listener {
             }
             if let Some((tcp, address)) = held.take() {
                 match shared.admission.admit_handshake(address, is_silent(&tcp)) {
-                    Some(place) => {
+                    Ok(place) => {
                         let (shared, service) = (Arc::clone(&shared), service.clone());
                         connections.spawn(connection(shared, tcp, address, place, service, ending.clone()));
                     }
-                    None => held = Some((tcp, address)),
+                    Err(NotAdmitted::Busy) => held = Some((tcp, address)),
+                    Err(NotAdmitted::Refused) => drop(tcp),
                 }
             }
         }
@@ -115,6 +123,27 @@ impl Listener {
         while let Some(done) = connections.join_next().await {
             ended(done);
         }
+    }
+}
+
+/// Binds an address as tokio does, with a backlog of its own.
+fn bound(address: SocketAddr, backlog: u32) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(backlog)
+}
+
+/// Counts and logs that a connection cannot be accepted: most likely because the process is out of file descriptors, which
+/// last until other connections close.
+fn accept_failed(admission: &Admission, error: &std::io::Error) {
+    use rustix::io::Errno;
+    let is_out_of_descriptors =
+        Errno::from_io_error(error).is_some_and(|errno| [Errno::MFILE, Errno::NFILE].contains(&errno));
+    if is_out_of_descriptors {
+        admission.report.hit(Limit::Descriptors, error);
+    } else if let Some(omitted) = log_due("accept") {
+        tracing::error!(%error, omitted, "cannot accept a connection");
     }
 }
 
@@ -177,7 +206,7 @@ async fn handshake(
         }
     }
     let stream = PeerStream::new(tcp, Arc::clone(&place.waiting));
-    let Ok(stream) = timeout(limits.handshake, shared.tls.accept(stream)).await else {
+    let Ok(stream) = timeout(limits.handshake, tls(&shared.tls, stream)).await else {
         report.hit(Limit::Handshake, &address);
         return None;
     };
@@ -193,3 +222,25 @@ async fn handshake(
     };
     Some(Connection { stream: Box::new(stream), peer: Peer { address, certificate } })
 }
+
+/// Does the TLS handshake with a client that speaks HTTP/2.
+///
+/// # Errors
+/// The handshake fails, or the client offers no protocol (ALPN) or none that the broker speaks.
+async fn tls(
+    config: &Arc<rustls::ServerConfig>,
+    stream: PeerStream,
+) -> std::io::Result<TlsStream<PeerStream>> {
+    let mut hello = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream).await?;
+    // rustls itself refuses a client whose protocols are others, and takes one that names none.
+    if hello.accepted.client_hello().alpn().is_none_or(|mut protocols| !protocols.any(|known| known == ALPN))
+    {
+        hello.io.write_all(&NO_APPLICATION_PROTOCOL).await?;
+        hello.io.shutdown().await?;
+        return Err(std::io::Error::other("the client does not offer HTTP/2 (ALPN h2)"));
+    }
+    hello.into_stream(Arc::clone(config)).await
+}
+
+#[cfg(test)]
+mod tests;

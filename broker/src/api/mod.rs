@@ -8,8 +8,9 @@
 //!    and its grace, ends the handshake, and the broker logs it.
 //! 2. `connection` serves HTTP/2 on it, with bounds for the class of the peer, and puts the `Peer` into each request.
 //! 3. `middleware::trace` opens a span, so that every log line of the call names the RPC and its caller.
-//! 4. `bounded` bounds the size of each message and the time of the call. A call past them ends with RESOURCE_EXHAUSTED
-//!    or DEADLINE_EXCEEDED, before its message is in memory.
+//! 4. `bounded` bounds the size of the headers and of each message, the time of the call and the calls of a principal. A call past
+//!    them ends with RESOURCE_EXHAUSTED or DEADLINE_EXCEEDED, before its message is in memory. `answer` names a message that
+//!    cannot be read: INVALID_ARGUMENT.
 //! 5. `middleware::authenticate` asks each [`Authenticator`] in turn who calls: today the one for certificates. A proof that is
 //!    refused ends the call with UNAUTHENTICATED.
 //! 6. `middleware::authorize` checks that the caller's proof has not ended and is not revoked ([`crate::principals`]), looks the RPC
@@ -25,6 +26,7 @@
 //! `server` composes these parts. On shutdown the listener accepts no more connections, and the calls in progress are
 //! answered.
 
+mod answer;
 mod authentication;
 mod bounded;
 mod connection;
@@ -36,6 +38,7 @@ mod peer;
 mod proof_end;
 mod request;
 mod run_to_completion;
+mod sent_frames;
 mod server;
 mod services;
 

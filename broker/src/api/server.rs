@@ -20,7 +20,7 @@ use super::middleware::trace::TraceLayer;
 use super::run_to_completion::{Runner, runner};
 use super::services;
 use crate::app::App;
-use crate::limits::Admission;
+use crate::limits::{Admission, ExpensiveReads};
 
 /// Serves until `shutdown` is done, and then until the last call is answered and the last work has run to its end.
 ///
@@ -66,7 +66,9 @@ fn service(
         tonic_health::pb::FILE_DESCRIPTOR_SET,
         tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
     ];
-    let routes = services::add_to(Routes::new(health).add_service(reflection), &app, runner).prepare();
+    let reads = ExpensiveReads::new(&admission.limits);
+    let routes = Routes::new(health).add_service(reflection);
+    let routes = services::add_to(routes, &app, runner, &reads).prepare();
     Ok(ServiceBuilder::new()
         .layer(TraceLayer)
         .layer(BoundedLayer::new(admission, &descriptors)?)

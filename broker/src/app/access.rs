@@ -30,6 +30,7 @@ use deciding::{Earlier, Entered};
 pub use request_quotas::RequestQuotas;
 
 use super::{App, Caller, Error, QuotaExceeded};
+use crate::limits::log_due;
 use crate::retention::in_days;
 use crate::signals::ShutdownPhase;
 use crate::signals::grant_changes::GrantChange;
@@ -234,7 +235,12 @@ async fn decide(
         Ok(authorized) => authorized,
         Err(denial) => {
             let event = denied_event(caller, request, denial.limit.reason(), &denial, now);
-            return Ok(Err(Box::new(Denied { event, error: denial.into() })));
+            // A requester does not learn whether a target that it may not ask for is under a policy (I7).
+            let shown = match caller.principal.role() {
+                Role::Requester => denial.without_existence(caller.principal.key()),
+                Role::Administrator | Role::Reader => denial,
+            };
+            return Ok(Err(Box::new(Denied { event, error: shown.into() })));
         }
     };
     let undriven = |window: &&Window| window.layers.cloud() && !app.cloud.drives(&window.target);
@@ -257,7 +263,14 @@ async fn decide(
     }
     if let Err((target, error)) = ask_clouds(app, caller, &grant.windows).await {
         let CloudError::Refused { reason } = error else {
-            return Err(Error::Unavailable { reason: format!("{target}: {error}") });
+            if caller.reads_cloud_errors() {
+                return Err(Error::Unavailable { reason: format!("{target}: {error}") });
+            }
+            if let Some(omitted) = log_due("cloud asked about a caller") {
+                tracing::warn!(%target, %error, omitted, "a cloud did not say whether a caller may request access");
+            }
+            let reason = format!("the cloud of {target} does not answer; try again, or ask an operator");
+            return Err(Error::Unavailable { reason });
         };
         let reason = format!("{target}: {reason}");
         let event = denied_event(caller, request, "NOT_ALLOWED_BY_CLOUD", &reason, now);

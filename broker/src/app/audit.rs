@@ -27,6 +27,11 @@ impl Tail {
         Self { app, after, follow, queue: VecDeque::new() }
     }
 
+    /// Returns the sequence number after which the next line is read from the store; none if it was read before.
+    pub fn reads_after(&self) -> Option<u64> {
+        self.queue.is_empty().then_some(self.after)
+    }
+
     /// Returns the next line with its sequence number; `None` at the end of the log.
     ///
     /// # Errors

@@ -27,6 +27,12 @@ impl Caller {
         grant.principal.key() == self.principal.key()
     }
 
+    /// Reports whether the caller reads the clouds' own errors: they name accounts, rules and permissions, and a requester reads a
+    /// plain reason in their place (I7).
+    pub fn reads_cloud_errors(&self) -> bool {
+        self.principal.role() != Role::Requester
+    }
+
     /// Reports whether the caller may see the grant: a requester sees its own grants, the other roles see all (I7).
     pub fn may_see(&self, grant: &Grant) -> bool {
         self.principal.role() != Role::Requester || self.owns(grant)

@@ -153,7 +153,8 @@ mod tests {
     use postern_store::testing::memory::Fault;
 
     use super::*;
-    use crate::limits::{Limits, MAX_OWNERS};
+    use crate::limits::{Limit, Limits, MAX_OWNERS};
+    use crate::testing::counted::Counted;
     use crate::testing::{TestApp, caller};
 
     /// Refuses a caller so many times, and returns the number of records.
@@ -187,6 +188,18 @@ mod tests {
         assert_eq!(test.audited("rpc.called").await.len() as u64, recorded + 1);
         test.app.summarize_denials(true).await.unwrap();
         assert_eq!(summaries(&test).await.len(), 1, "nothing is counted twice");
+    }
+
+    #[tokio::test]
+    async fn i10_refusals_without_a_record_are_counted() {
+        let (counted, test) = (Counted::here(), TestApp::new());
+        let limits = Limits::default();
+        let recorded = deny(&test, "mallory", 200).await;
+        assert_eq!(counted.of(Limit::DenialsPerCaller), 200 - recorded);
+        for caller in 0..2 * limits.denials / limits.denials_per_caller {
+            deny(&test, &format!("mallory-{caller}"), 100).await;
+        }
+        assert!(counted.of(Limit::Denials) > 0);
     }
 
     #[tokio::test]

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use postern_core::plan::Layer;
 use postern_core::policy::{Protection, protection};
-use postern_core::{Grant, Policy, TargetId};
+use postern_core::{Grant, Policy, Role, TargetId};
 
 use super::known_targets::known_targets;
-use super::{App, Error};
+use super::{App, Caller, Error};
 use crate::layers::report::{LayerReport, LayerStatus};
 
 /// A target, as people see it.
@@ -27,41 +27,60 @@ pub struct TargetView {
     pub cloud: LayerReport,
 }
 
-/// Returns one page of the known targets, by id, and the start of the next page.
+/// The text in the place of a cloud's own for a requester.
+pub const CLOUD_TEXT_WITHHELD: &str = "the cloud reports a problem; ask an operator for the cause";
+
+/// Returns one page of the known targets that the caller may see, by id, and the start of the next page. A requester sees the
+/// targets that it may ask for (I7).
 ///
 /// # Errors
 /// The store failed.
 pub async fn list(
     app: &App,
+    caller: &Caller,
     size: usize,
     after: Option<TargetId>,
 ) -> Result<(Vec<TargetView>, Option<TargetId>), Error> {
+    let policies = visible_policies(app, caller).await?;
     let mut targets: Vec<TargetId> = known_targets(app)
         .await?
         .into_iter()
         .filter(|target| after.as_ref().is_none_or(|after| target > after))
+        .filter(|target| may_see(caller, target, &policies))
         .collect();
     let more = targets.len() > size;
     targets.truncate(size);
     let next = targets.last().filter(|_| more).cloned();
-    Ok((views(app, targets).await?, next))
+    Ok((views(app, caller, targets).await?, next))
 }
 
 /// Returns one target.
 ///
 /// # Errors
-/// The target is not known.
-pub async fn get(app: &App, id: &TargetId) -> Result<TargetView, Error> {
+/// The target is not known, or the caller may not see it: the answer is the same.
+pub async fn get(app: &App, caller: &Caller, id: &TargetId) -> Result<TargetView, Error> {
     let missing = || Error::NotFound { what: format!("the target {id}") };
-    if !known_targets(app).await?.contains(id)
-        && !app.store.policies().await?.iter().any(|policy| policy.record.covers(id))
-    {
+    let policies = visible_policies(app, caller).await?;
+    let is_covered = policies.iter().any(|policy| policy.covers(id));
+    if !may_see(caller, id, &policies) || (!is_covered && !known_targets(app).await?.contains(id)) {
         return Err(missing());
     }
-    views(app, vec![id.clone()]).await?.pop().ok_or_else(missing)
+    views(app, caller, vec![id.clone()]).await?.pop().ok_or_else(missing)
 }
 
-async fn views(app: &App, targets: Vec<TargetId>) -> Result<Vec<TargetView>, Error> {
+/// Reads the policies that the caller may see: a requester, those under which it may request access.
+async fn visible_policies(app: &App, caller: &Caller) -> Result<Vec<Policy>, Error> {
+    let policies = app.store.policies().await?.into_iter().map(|policy| policy.record);
+    let is_requester = caller.principal.role() == Role::Requester;
+    Ok(policies.filter(|policy| !is_requester || policy.admits(&caller.principal)).collect())
+}
+
+/// Reports whether the caller may see a target. `visible` are the policies that it may see.
+fn may_see(caller: &Caller, target: &TargetId, visible: &[Policy]) -> bool {
+    caller.principal.role() != Role::Requester || visible.iter().any(|policy| policy.covers(target))
+}
+
+async fn views(app: &App, caller: &Caller, targets: Vec<TargetId>) -> Result<Vec<TargetView>, Error> {
     let policies: Vec<Policy> = app.store.policies().await?.into_iter().map(|policy| policy.record).collect();
     let grants = app.store.open_grants().await?;
     let open = open_windows(grants.iter().map(|grant| &grant.record), app.clock.now());
@@ -73,12 +92,19 @@ async fn views(app: &App, targets: Vec<TargetId>) -> Result<Vec<TargetView>, Err
         } else {
             LayerReport::of(LayerStatus::NotRequired, "")
         };
+        let mut cloud = app.observer.report(&id, Layer::Cloud, &peers);
+        if !caller.reads_cloud_errors() && !cloud.detail.is_empty() {
+            CLOUD_TEXT_WITHHELD.clone_into(&mut cloud.detail);
+        }
+        let named = covering
+            .iter()
+            .filter(|policy| caller.principal.role() != Role::Requester || policy.admits(&caller.principal));
         TargetView {
             protection: protection(&id, &policies),
-            policies: covering.iter().map(|policy| policy.name.to_string()).collect(),
+            policies: named.map(|policy| policy.name.to_string()).collect(),
             open_windows: open.get(&id).copied().unwrap_or_default(),
             host,
-            cloud: app.observer.report(&id, Layer::Cloud, &peers),
+            cloud,
             id,
         }
     };
@@ -95,3 +121,6 @@ fn open_windows<'a>(
     }
     open
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,17 +12,18 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use super::limit::Limit;
-use super::owner::Owner;
+use super::owner::{Owner, Tally};
+use super::table::{Limit, Limits};
 
 /// Handshakes in progress.
 #[derive(Debug)]
 pub(super) struct Handshakes {
     most: usize,
     per_address: usize,
+    per_network: usize,
     next: u64,
     all: HashMap<u64, (Owner, Arc<Waiting>)>,
-    by_owner: HashMap<Owner, usize>,
+    counts: Tally,
 }
 
 /// The wait of a handshake for its peer.
@@ -79,8 +80,15 @@ fn micros(time: Duration) -> u64 {
 }
 
 impl Handshakes {
-    pub(super) fn new(most: usize, per_address: usize) -> Self {
-        Self { most, per_address, next: 0, all: HashMap::new(), by_owner: HashMap::new() }
+    pub(super) fn new(limits: &Limits) -> Self {
+        Self {
+            most: limits.handshakes,
+            per_address: limits.handshakes_per_address,
+            per_network: limits.handshakes_per_network,
+            next: 0,
+            all: HashMap::new(),
+            counts: Tally::default(),
+        }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -90,10 +98,16 @@ impl Handshakes {
     /// Admits a handshake, and evicts another one if there is no room. `None` if none can be evicted now.
     pub(super) fn admit(&mut self, owner: Owner, is_silent: bool, now: Duration) -> Option<Admitted> {
         let mut evicted = None;
-        let is_over = owner != Owner::Balancer && self.count(&owner) >= self.per_address;
+        let is_over = owner != Owner::Balancer && self.counts.of(&owner) >= self.per_address;
+        let is_network_over = self.counts.of_network(&owner) >= self.per_network;
         if is_over && let Some(longest) = self.longest(|other| *other == owner) {
             self.evict(longest);
             evicted = Some(Limit::HandshakesPerAddress);
+        } else if is_network_over
+            && let Some(longest) = self.longest(|other| other.network() == owner.network())
+        {
+            self.evict(longest);
+            evicted = Some(Limit::HandshakesPerNetwork);
         } else if self.all.len() >= self.most {
             let longest = self.longest(|_| true)?;
             self.evict(longest);
@@ -104,18 +118,14 @@ impl Handshakes {
         if is_silent {
             waiting.for_peer(now);
         }
-        *self.by_owner.entry(owner.clone()).or_default() += 1;
+        self.counts.add(&owner);
         self.all.insert(id, (owner, Arc::clone(&waiting)));
         Some(Admitted { id, waiting, evicted })
     }
 
     pub(super) fn leave(&mut self, id: u64) {
-        let Some((owner, _)) = self.all.remove(&id) else { return };
-        if let Some(count) = self.by_owner.get_mut(&owner) {
-            *count -= 1;
-            if *count == 0 {
-                self.by_owner.remove(&owner);
-            }
+        if let Some((owner, _)) = self.all.remove(&id) {
+            self.counts.remove(&owner);
         }
     }
 
@@ -126,16 +136,11 @@ impl Handshakes {
         self.leave(id);
     }
 
-    fn count(&self, owner: &Owner) -> usize {
-        self.by_owner.get(owner).copied().unwrap_or_default()
-    }
-
-    /// Finds the handshake that waits longest, of the address with the most. A balancer's handshakes belong to many peers.
+    /// Finds the handshake that waits longest, of the address or wider network with the most.
     fn longest(&self, counts: impl Fn(&Owner) -> bool) -> Option<u64> {
         let waiting = self.all.iter().filter(|(_, (owner, _))| counts(owner));
         let waiting = waiting.filter_map(|(id, (owner, waiting))| {
-            let weight = if *owner == Owner::Balancer { 1 } else { self.count(owner) };
-            Some((weight, std::cmp::Reverse(waiting.since()?), *id))
+            Some((self.counts.weight(owner), std::cmp::Reverse(waiting.since()?), *id))
         });
         waiting.max().map(|(_, _, id)| id)
     }
@@ -149,13 +154,22 @@ mod tests {
         Owner::Address([192, 0, 2, last].into())
     }
 
+    fn room(most: usize, per_address: usize) -> Handshakes {
+        Handshakes::new(&Limits {
+            handshakes: most,
+            handshakes_per_address: per_address,
+            handshakes_per_network: 3,
+            ..Limits::default()
+        })
+    }
+
     fn at(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
     }
 
     #[test]
     fn i10_a_silent_peer_gives_way_and_the_address_with_most_goes_first() {
-        let mut handshakes = Handshakes::new(4, 4);
+        let mut handshakes = room(4, 4);
         let alone = handshakes.admit(address(1), true, at(1)).unwrap();
         let first = handshakes.admit(address(2), true, at(2)).unwrap();
         handshakes.admit(address(2), true, at(3)).unwrap();
@@ -170,7 +184,7 @@ mod tests {
 
     #[test]
     fn i10_an_address_past_its_share_loses_its_own() {
-        let mut handshakes = Handshakes::new(100, 2);
+        let mut handshakes = room(100, 2);
         let other = handshakes.admit(address(1), true, at(1)).unwrap();
         let first = handshakes.admit(address(2), true, at(2)).unwrap();
         let second = handshakes.admit(address(2), true, at(3)).unwrap();
@@ -182,7 +196,7 @@ mod tests {
 
     #[test]
     fn a_balancer_has_no_share_and_honest_peers_never_give_way() {
-        let mut handshakes = Handshakes::new(3, 1);
+        let mut handshakes = room(3, 1);
         for _ in 0..3 {
             assert_eq!(handshakes.admit(Owner::Balancer, false, at(1)).unwrap().evicted, None);
         }
@@ -191,12 +205,26 @@ mod tests {
 
     #[test]
     fn a_place_that_was_given_back_is_free_and_only_once() {
-        let mut handshakes = Handshakes::new(1, 1);
+        let mut handshakes = room(1, 1);
         let one = handshakes.admit(address(1), false, at(1)).unwrap();
         handshakes.leave(one.id);
         handshakes.leave(one.id);
-        assert_eq!((handshakes.len(), handshakes.by_owner.len()), (0, 0));
+        assert_eq!((handshakes.len(), handshakes.counts.is_empty()), (0, true));
         assert_eq!(handshakes.admit(address(1), true, at(1)).unwrap().evicted, None);
+    }
+
+    #[test]
+    fn i10_a_network_of_48_bits_has_a_share_however_many_of_64_bits_it_has() {
+        let mut handshakes = room(100, 2);
+        let of = |n: u16| Owner::Address(std::net::Ipv6Addr::new(0x2001, 0xdb8, 1, n, 0, 0, 0, 0).into());
+        let other = Owner::Address(std::net::Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 0).into());
+        let other = handshakes.admit(other, true, at(1)).unwrap();
+        let first = handshakes.admit(of(0), true, at(2)).unwrap();
+        (1..3).for_each(|n| assert_eq!(handshakes.admit(of(n), true, at(3)).unwrap().evicted, None));
+        let fourth = handshakes.admit(of(3), true, at(4)).unwrap();
+        assert_eq!(fourth.evicted, Some(Limit::HandshakesPerNetwork));
+        let ids = [other.id, first.id, fourth.id];
+        assert_eq!(ids.map(|id| handshakes.all.contains_key(&id)), [true, false, true]);
     }
 
     #[test]
@@ -215,7 +243,7 @@ mod tests {
 
     #[test]
     fn i10_a_peer_that_sends_a_byte_at_a_time_goes_before_one_that_is_far_away() {
-        let mut handshakes = Handshakes::new(2, 2);
+        let mut handshakes = room(2, 2);
         let dripping = handshakes.admit(address(1), true, at(1)).unwrap();
         let far = handshakes.admit(address(2), true, at(5)).unwrap();
         dripping.waiting.no_more(at(6));

@@ -5,15 +5,28 @@ use std::fmt::Display;
 use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::Limit;
+use postern_core::TargetId;
+use postern_core::text::clipped;
+
+use super::{Buckets, Limit, MAX_OWNERS, Owner};
 use crate::clock::boottime;
 use crate::telemetry;
 
 /// The least time between two lines on the same limit.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The lines that a use case logs for a caller that need not show who it is.
+/// The characters that the log keeps of an error that a peer causes.
+const MAX_LOGGED: usize = 200;
+
+/// The lines on what any caller can cause, from the parts that have no report of their own.
 static USE_CASES: LazyLock<Throttle> = LazyLock::new(Throttle::default);
+
+/// The most lines in the log that one agent causes in a minute by what it sends.
+const LINES_PER_MINUTE: u32 = 60;
+
+/// The lines of each agent, on whatever session it sends its messages.
+static LINES: LazyLock<Mutex<Buckets>> =
+    LazyLock::new(|| Mutex::new(Buckets::per_minute(LINES_PER_MINUTE, MAX_OWNERS)));
 
 /// Counts refusals, and logs some of them.
 #[derive(Debug, Default)]
@@ -46,8 +59,9 @@ impl RefusalReport {
         }
     }
 
-    /// Logs that a handshake failed.
+    /// Logs that a handshake failed. The peer chooses much of the error's text, so that it is clipped.
     pub(crate) fn handshake_failed(&self, peer: &dyn Display, error: &dyn Display) {
+        let error = clipped(error, MAX_LOGGED);
         match self.throttle.due("handshake failed") {
             Some(omitted) => tracing::info!(address = %peer, %error, omitted, "handshake failed"),
             None => tracing::debug!(address = %peer, %error, "handshake failed"),
@@ -58,6 +72,11 @@ impl RefusalReport {
 /// Returns the number of lines on a subject that a use case has left out since its last one, if a line is due now.
 pub(crate) fn log_due(what: &'static str) -> Option<u64> {
     USE_CASES.due(what)
+}
+
+/// Reports whether an agent may cause another line in the log now.
+pub(crate) fn line_due(agent_of: &TargetId) -> bool {
+    LINES.lock().unwrap_or_else(PoisonError::into_inner).take(&Owner::from(agent_of), boottime())
 }
 
 impl Throttle {
@@ -94,6 +113,13 @@ mod tests {
         assert_eq!(logged.lines(), 3, "another limit has a line of its own");
         report.hit(Limit::AnonymousAge, &"192.0.2.1:1");
         assert_eq!(logged.lines(), 3);
+    }
+
+    #[test]
+    fn i10_an_agent_causes_a_number_of_lines_each_minute() {
+        let [one, other] = ["host:reports-1", "host:reports-2"].map(|id| id.parse().unwrap());
+        assert_eq!((0..1_000).filter(|_| line_due(&one)).count(), 60);
+        assert!(line_due(&other));
     }
 
     #[test]

@@ -6,9 +6,8 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use super::limit::Limit;
-use super::owner::{Class, Owner};
-use super::settings::Limits;
+use super::owner::{Class, Owner, Tally};
+use super::table::{Limit, Limits};
 
 /// The seats of every class.
 #[derive(Debug)]
@@ -24,6 +23,8 @@ pub(super) struct Seats<T> {
 struct ClassSeats<T> {
     most: usize,
     per_owner: usize,
+    per_network: usize,
+    counts: Tally,
     seats: HashMap<u64, (Owner, T)>,
     by_owner: HashMap<Owner, BTreeSet<u64>>,
 }
@@ -44,7 +45,14 @@ impl<T> Seats<T> {
                 Class::People => (limits.people, limits.per_principal),
                 Class::Agents => (limits.agents(), limits.per_agent),
             };
-            ClassSeats { most, per_owner, seats: HashMap::new(), by_owner: HashMap::new() }
+            ClassSeats {
+                most,
+                per_owner,
+                per_network: limits.anonymous_per_network,
+                counts: Tally::default(),
+                seats: HashMap::new(),
+                by_owner: HashMap::new(),
+            }
         });
         Self { next: 0, anonymous, people, agents }
     }
@@ -68,15 +76,19 @@ impl<T> Seats<T> {
         let (own, all) = match class {
             Class::Anonymous => (Limit::AnonymousPerAddress, Limit::Anonymous),
             Class::People => (Limit::PerPrincipal, Limit::People),
-            Class::Agents => (Limit::PerAgent, Limit::Agents),
+            Class::Agents => (Limit::PerAgent, Limit::Connections),
         };
         let mut evicted = None;
-        if owner != Owner::Balancer && room.count(&owner) >= room.per_owner {
+        if owner != Owner::Balancer && room.counts.of(&owner) >= room.per_owner {
             evicted = room.oldest_of(&owner).and_then(|oldest| Some((own, room.leave(oldest)?)));
+        } else if room.counts.of_network(&owner) >= room.per_network {
+            let oldest = room.oldest_of_network(&owner);
+            evicted = oldest.and_then(|oldest| Some((Limit::AnonymousPerNetwork, room.leave(oldest)?)));
         } else if room.seats.len() >= room.most {
             let oldest = room.oldest_of_most(class == Class::Anonymous).ok_or(all)?;
             evicted = room.leave(oldest).map(|end| (all, end));
         }
+        room.counts.add(&owner);
         room.by_owner.entry(owner.clone()).or_default().insert(id);
         room.seats.insert(id, (owner, end));
         Ok(TakenSeat { id, evicted })
@@ -97,20 +109,19 @@ impl<T> Seats<T> {
 }
 
 impl<T> ClassSeats<T> {
-    fn count(&self, owner: &Owner) -> usize {
-        self.by_owner.get(owner).map_or(0, BTreeSet::len)
-    }
-
     fn oldest_of(&self, owner: &Owner) -> Option<u64> {
         self.by_owner.get(owner)?.first().copied()
     }
 
-    /// Finds the oldest seat of the owner with the most. If each owner has one, the oldest of all, if `any` may go.
+    fn oldest_of_network(&self, owner: &Owner) -> Option<u64> {
+        let network = self.by_owner.iter().filter(|(other, _)| other.network() == owner.network());
+        network.filter_map(|(_, seats)| seats.first().copied()).min()
+    }
+
+    /// Finds the oldest seat of the owner, or the wider network, with the most. If each owner has one, the oldest of all, if `any` may go.
     fn oldest_of_most(&self, any: bool) -> Option<u64> {
         let owners = self.by_owner.iter().filter_map(|(owner, seats)| {
-            // A balancer's seats belong to many callers.
-            let weight = if *owner == Owner::Balancer { 1 } else { seats.len() };
-            Some((weight, std::cmp::Reverse(*seats.first()?)))
+            Some((self.counts.weight(owner), std::cmp::Reverse(*seats.first()?)))
         });
         let (weight, oldest) = owners.max()?;
         (any || weight > 1).then_some(oldest.0)
@@ -118,6 +129,7 @@ impl<T> ClassSeats<T> {
 
     fn leave(&mut self, id: u64) -> Option<T> {
         let (owner, end) = self.seats.remove(&id)?;
+        self.counts.remove(&owner);
         if let Some(seats) = self.by_owner.get_mut(&owner) {
             seats.remove(&id);
             if seats.is_empty() {
@@ -185,6 +197,31 @@ mod tests {
     }
 
     #[test]
+    fn i10_a_network_of_48_bits_has_a_share_and_the_one_with_most_gives_way_first() {
+        let limits =
+            Limits { anonymous: 6, anonymous_per_address: 2, anonymous_per_network: 3, ..Limits::default() };
+        let mut seats = Seats::new(&limits);
+        let of = |site: u16, n: u16| {
+            Owner::Address(std::net::Ipv6Addr::new(0x2001, 0xdb8, site, n, 0, 0, 0, 0).into())
+        };
+        seats.take(Class::Anonymous, of(2, 0), "other").unwrap();
+        for (n, word) in ["a", "b", "c"].into_iter().enumerate() {
+            let n = u16::try_from(n).unwrap();
+            assert!(seats.take(Class::Anonymous, of(1, n), word).unwrap().evicted.is_none());
+        }
+        let more = seats.take(Class::Anonymous, of(1, 9), "d").unwrap();
+        assert_eq!(more.evicted, Some((Limit::AnonymousPerNetwork, "a")));
+        seats.take(Class::Anonymous, address(1), "e").unwrap();
+        seats.take(Class::Anonymous, address(2), "f").unwrap();
+        let more = seats.take(Class::Anonymous, address(3), "g").unwrap();
+        assert_eq!(
+            more.evicted,
+            Some((Limit::Anonymous, "b")),
+            "each address has one, and one network three"
+        );
+    }
+
+    #[test]
     fn i10_a_balancer_may_have_every_seat_and_gives_way_when_they_are_all_taken() {
         let mut seats = seats();
         for word in ["a", "b", "c", "d"] {
@@ -214,13 +251,13 @@ mod tests {
         for number in 0..5 {
             seats.take(Class::Agents, agent(number), "once").unwrap();
         }
-        assert_eq!(seats.take(Class::Agents, agent(9), "new").unwrap_err(), Limit::Agents);
+        assert_eq!(seats.take(Class::Agents, agent(9), "new").unwrap_err(), Limit::Connections);
         seats.leave(Class::Agents, 0);
         seats.take(Class::Agents, agent(1), "twice").unwrap();
         let third = seats.take(Class::Agents, agent(1), "thrice").unwrap();
         assert_eq!(third.evicted, Some((Limit::PerAgent, "once")));
         let new = seats.take(Class::Agents, agent(9), "new").unwrap();
-        assert_eq!(new.evicted, Some((Limit::Agents, "twice")), "a second connection goes for a first");
+        assert_eq!(new.evicted, Some((Limit::Connections, "twice")), "a second connection goes for a first");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use postern_core::agent_keys::Cloned;
 
-use crate::limits::Limit;
+use crate::limits::LABELS as LIMITS;
 use crate::signals::parts::{AUTHORITY, ENDING, MEMBERSHIP, RECONCILER, STORE};
 use crate::signals::rounds::Task;
 
@@ -84,24 +84,6 @@ const LAYERS: &[&str] = &["host", "cloud"];
 const CLONE_SIGNS: &[&str] = &[Cloned::Renewed.word(), Cloned::Unknown.word(), Cloned::SameKey.word()];
 /// Handshakes, and the classes of connections after their handshake.
 const CONNECTION_KINDS: &[&str] = &["handshake", "anonymous", "people", "agents"];
-const LIMITS: &[&str] = &[
-    Limit::FirstByte.word(),
-    Limit::Handshake.word(),
-    Limit::Preface.word(),
-    Limit::Handshakes.word(),
-    Limit::HandshakesPerAddress.word(),
-    Limit::Anonymous.word(),
-    Limit::AnonymousPerAddress.word(),
-    Limit::People.word(),
-    Limit::PerPrincipal.word(),
-    Limit::Agents.word(),
-    Limit::PerAgent.word(),
-    Limit::AnonymousAge.word(),
-    Limit::AnonymousBytes.word(),
-    Limit::Receive.word(),
-    Limit::Answer.word(),
-    Limit::Message.word(),
-];
 /// The tasks of the broker that go round.
 const TASKS: &[&str] = &[
     Task::Reconciler.word(),

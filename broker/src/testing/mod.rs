@@ -1,6 +1,7 @@
 //! The helpers that tests share: an app over fakes, builders of grants and policies, and the captured log.
 
 pub(crate) mod captured_log;
+pub(crate) mod counted;
 mod test_app;
 
 use std::sync::Arc;

@@ -78,6 +78,22 @@ fn i5_what_stands_in_the_way_is_named_and_rolls_the_whole_back() {
     assert!(is_rollback(next(&fail, &Observed::Unconfirmed, &Observed::Open, 30), "not confirmed in time"));
     assert_eq!(next(&wait, &Observed::Unconfirmed, &Observed::Open, 59), None);
     assert!(is_rollback(next(&wait, &Observed::Open, &Observed::Open, 60), "its end passed"));
+    // The reason that a requester reads is made of the reason that the plan writes.
+    let Some(Event::Close(CloseReason::CannotOpen { reason })) = next(&fail, &Observed::Open, &refused, 1)
+    else {
+        panic!("it is rolled back");
+    };
+    let plain = reason_without_cloud_text(&reason);
+    assert!(
+        plain.starts_with("the cloud layer of aws:")
+            && plain.ends_with("refused; ask an operator for the cause"),
+        "{plain}"
+    );
+    assert!(!plain.contains("quota"));
+    for whole in ["the host layer of host:vm-1 refused: no room", "revoked by administrator/root: refused: x"]
+    {
+        assert_eq!(reason_without_cloud_text(whole), whole);
+    }
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use serde::{Deserialize, Serialize};
 
-use crate::text::{free_text, is_variation_selector, text_traits};
+use crate::text::{MAX_REPEATED, clipped, free_text, is_variation_selector, text_traits};
 use crate::{Invalid, Name};
 
 /// The longest issuer, subject and display name, in characters.
@@ -76,7 +76,7 @@ impl PrincipalKey {
             Ok(key)
         } else {
             let problem = "is not percent-encoded as Postern writes it";
-            Err(Invalid::new("principal", problem, format!("use {canonical}")))
+            Err(Invalid::new("principal", problem, format!("use {}", clipped(&canonical, MAX_REPEATED))))
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The cost of attacks without a certificate: the broker's memory at its highest, and how long an administrator's `postern
+//! The cost of attacks, most of them without a certificate: the broker's memory at its highest, and how long an administrator's `postern
 //! revoke` takes on a connection of its own meanwhile. One line for each attack.
 //!
 //! `POSTERN_BENCH_SECONDS` bounds how long an attack may take to come up; 60 by default.
@@ -21,11 +21,14 @@ const LOOK: Duration = Duration::from_millis(10);
 
 pub(crate) fn measure() {
     let seconds = std::env::var("POSTERN_BENCH_SECONDS").map_or(SECONDS, |text| text.parse().unwrap());
-    note("an anonymous attack, the broker's peak memory, and the time of `postern revoke` under it");
+    note("an attack, the broker's peak memory, and the time of `postern revoke` under it");
     for attack in Attack::ALL {
         let mut world = HostWorld::new();
         let grant = world.alice.open(&ask_for(&world.net.alice));
-        let stranger = Stranger::new(&world.broker, &world.net.mallory, &world.net.hub);
+        let mut stranger = Stranger::new(&world.broker, &world.net.mallory, &world.net.hub);
+        if attack.needs_certificate() {
+            stranger = stranger.known_by(&world.broker.issue("mallory", postern_core::Role::Reader));
+        }
         let (began, before) = (monotonic(), peak_memory(&mut world.broker));
         let attacking = attack.start(&[stranger]);
         let (mut sent_in, mut highest, mut risen) = (None, before, began);

@@ -37,6 +37,9 @@ const STORMS: usize = 3;
 /// The pause between two pushes.
 const APART: Duration = Duration::from_millis(10);
 
+/// All agents of the bench connect from two addresses, as fast as they can.
+const HIGH_RATE: &str = "[limits]\nload_balancers = [\"192.0.2.0/24\"]\nhandshakes_per_second = 100000\n";
+
 /// A server under measurement.
 trait Server: Sync {
     fn url(&self) -> String;
@@ -70,7 +73,10 @@ struct Pushes {
 
 pub(crate) fn measure() {
     let count = std::env::var("POSTERN_BENCH_SESSIONS").map_or(SESSIONS, |count| count.parse().unwrap());
-    let mut world = HostWorld::without_agent_configured(a_policy().on("host:*").port("tcp/22"), HIGH_QUOTAS);
+    let mut world = HostWorld::without_agent_configured(
+        a_policy().on("host:*").port("tcp/22"),
+        &format!("{HIGH_QUOTAS}{HIGH_RATE}"),
+    );
     let identities = enroll_all(&mut world, count);
     let bare_identity = bare_server::identity(&world);
     let HostWorld { broker, alice, net, .. } = &mut world;

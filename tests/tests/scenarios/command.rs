@@ -63,7 +63,7 @@ fn exit_codes_tell_what_went_wrong() {
     let limits = &cli.json(&["policy", "list"])[0]["policies"][0];
     assert_eq!(limits["requesters"], serde_json::json!(["alice"]), "{limits}");
     assert!(limits["name"] == "test" && limits["version"].is_null(), "{limits}");
-    says(&cli.run(&["request", "host:nowhere", "--port", "22", "--reason", "x"]), 4, &["host:nowhere"]);
+    says(&cli.run(&["request", "host:nowhere", "--port", "22", "--reason", "x"]), 3, &["host:nowhere"]);
     says(&cli.run(&["show", "01arz3ndektsv4rrffq69g5fav"]), 4, &["does not exist"]);
     says(&ask(&["--port", "22", "--source", "10.1.2.3/8"]), 2, &["--source", "10.0.0.0/8"]);
     says(&ask(&["--port", "22", "--for", "0s"]), 2, &["--for"]);

@@ -1,4 +1,4 @@
-//! Limits: a peer without a certificate costs a broker little, and takes nothing from those who have one (I10).
+//! Limits: a peer without a certificate, or with one that gives few rights, costs a broker little, and takes nothing from others (I10).
 #![allow(clippy::print_stdout, reason = "what an attack cost is shown also where the test passes")]
 
 mod each;
@@ -8,10 +8,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use postern_core::Role;
-use postern_tests::attack::{Attack, peak_memory};
+use postern_tests::attack::{Attack, memory_now, peak_memory};
 use postern_tests::clock::{monotonic, wait_until};
 use postern_tests::stranger::Stranger;
-use postern_tests::{Broker, Host, HostWorld, Net, VM, ask_for, further_addresses};
+use postern_tests::{Broker, Host, HostWorld, Net, VM, a_policy, a_request, ask_for, further_addresses};
 use tempfile::TempDir;
 
 /// The most that a broker may have in memory under an attack, in MiB.
@@ -23,6 +23,10 @@ const HELD: Duration = Duration::from_secs(2);
 /// The time within which an administrator's revocation must be answered under an attack. The bench `limits` measures it; a
 /// machine that runs other tests beside this one says nothing about a second.
 const REVOKED: Duration = Duration::from_secs(10);
+
+/// The time after an attack within which memory is back, and what may remain of it, in MiB: the allocator keeps pages.
+const AFTER: Duration = Duration::from_secs(90);
+const REMAINS: u64 = 100;
 
 /// A broker with limits of its own, and no agent.
 struct Limited {
@@ -71,8 +75,16 @@ fn from_addresses(broker: &Broker, host: &Host, at: &Host, count: u8) -> Vec<Str
 fn withstands(attack: Attack, addresses: u8) {
     let mut world = HostWorld::new();
     let grant = world.alice.open(&ask_for(&world.net.alice));
+    if attack == Attack::Watchers {
+        open_many_windows(&world);
+    }
+    let before = memory_now(&mut world.broker);
+    let stranger = || Stranger::new(&world.broker, &world.net.mallory, &world.net.hub);
     let strangers = match addresses {
-        1 => vec![Stranger::new(&world.broker, &world.net.mallory, &world.net.hub)],
+        1 if attack.needs_certificate() => {
+            vec![stranger().known_by(&world.broker.issue("mallory", Role::Reader))]
+        }
+        1 => vec![stranger()],
         more => from_addresses(&world.broker, &world.net.mallory, &world.net.hub, more),
     };
     let attacking = attack.start(&strangers);
@@ -81,10 +93,26 @@ fn withstands(attack: Attack, addresses: u8) {
     wait_until(attack.words(), SENT, || {
         attacking.sent() >= enough || peak_memory(&mut world.broker) > MEMORY
     });
+    if attack == Attack::Watchers {
+        world.broker.process().wait_for("limit=\"calls_per_principal\"");
+    }
     std::thread::sleep(HELD);
     revokes(&mut world, &grant.id, attack.words());
     drop(attacking);
     world.admin.wait_in_sync(VM);
+    wait_until("memory to be back", AFTER, || memory_now(&mut world.broker) < before + REMAINS);
+    println!("{}: {before} MiB before, {} MiB after", attack.words(), memory_now(&mut world.broker));
+}
+
+/// Has alice open 1,800 windows that a watcher of all grants receives.
+fn open_many_windows(world: &HostWorld) {
+    let policy = a_policy().named("filler").on("host:filler-*").port("tcp/22").waiting_for_agents();
+    world.admin.put_policy(policy.wire()).unwrap();
+    for number in 0..9 {
+        let ask = a_request().on(&format!("host:filler-{number}")).port("tcp/22");
+        let ask = (0..200).fold(ask, |ask, source| ask.from(format!("10.0.0.{source}")));
+        world.alice.request(&ask).unwrap();
+    }
 }
 
 /// Has the administrator revoke a grant on a connection of its own, and looks at what the broker has in memory.
@@ -116,6 +144,21 @@ fn i10_silent_connections_leave_room_to_revoke() {
 #[test]
 fn i10_idle_connections_without_a_certificate_leave_room_to_revoke() {
     withstands(Attack::Idle, 1);
+}
+
+#[test]
+fn i10_handshakes_without_end_leave_room_to_revoke() {
+    withstands(Attack::Handshakes, 1);
+}
+
+#[test]
+fn i10_watches_of_a_reader_leave_room_to_revoke() {
+    withstands(Attack::Watchers, 1);
+}
+
+#[test]
+fn i10_verifications_of_a_reader_leave_room_to_revoke() {
+    withstands(Attack::Verifications, 1);
 }
 
 #[test]

@@ -43,6 +43,16 @@ fn systemd_finds_nothing_wrong_with_any_unit() {
 }
 
 #[test]
+fn i10_every_unit_bounds_memory_and_tasks() {
+    for (unit, _) in EXPOSURE {
+        let text = fs::read_to_string(units().path().join(unit)).unwrap();
+        for key in ["MemoryMax=", "TasksMax="] {
+            assert!(text.lines().any(|line| line.starts_with(key)), "{unit} has no {key}");
+        }
+    }
+}
+
+#[test]
 fn no_unit_is_more_exposed_than_it_has_to_be() {
     let units = units();
     for (unit, most) in EXPOSURE {

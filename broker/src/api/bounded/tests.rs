@@ -2,6 +2,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "tests start what they need, and wait by tokio's clock")]
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 
@@ -10,10 +11,11 @@ use http_body_util::BodyExt as _;
 use proptest::prelude::*;
 
 use super::*;
-use crate::limits::Limits;
+use crate::testing::counted::Counted;
 
 const ENROLL: &str = "/postern.v1.AgentService/Enroll";
 const POLICY: &str = "/postern.v1.PolicyService/PutPolicy";
+const REVOKE: &str = "/postern.v1.AccessService/RevokeAccess";
 const SESSION: &str = "/postern.v1.AgentService/Session";
 
 /// Reads the request, and answers with the status of what went wrong.
@@ -54,7 +56,16 @@ fn message(length: u32) -> Vec<u8> {
 }
 
 async fn call(path: &str, body: Body, timeout: Option<&str>) -> Result<(), (Code, String)> {
-    let admission = Admission::new(Limits::default());
+    call_within(Limits::default(), path, body, timeout).await
+}
+
+async fn call_within(
+    limits: Limits,
+    path: &str,
+    body: Body,
+    timeout: Option<&str>,
+) -> Result<(), (Code, String)> {
+    let admission = Admission::new(limits);
     let layer = BoundedLayer::new(admission, &[postern_proto::FILE_DESCRIPTOR_SET]).unwrap();
     let mut request = Request::builder().uri(path);
     if let Some(timeout) = timeout {
@@ -73,10 +84,12 @@ async fn call(path: &str, body: Body, timeout: Option<&str>) -> Result<(), (Code
 
 #[tokio::test]
 async fn i10_a_message_is_refused_by_the_length_that_it_announces() {
-    let limits = Limits::default();
+    let (counted, limits) = (Counted::here(), Limits::default());
     for (path, most, key) in [
         (ENROLL, limits.anonymous_message, "anonymous_message"),
         (SESSION, limits.agent_message, "agent_message"),
+        (REVOKE, limits.small_message, "small_message"),
+        (REQUEST_CALLS[0], limits.request_message, "request_message"),
         (POLICY, limits.message, "message"),
     ] {
         let most = u32::try_from(most).unwrap();
@@ -88,6 +101,7 @@ async fn i10_a_message_is_refused_by_the_length_that_it_announces() {
         assert!(text.contains(&(most + 1).to_string()) && text.contains(key), "{text}");
         let second = [message(1), vec![0], message(u32::MAX)].concat();
         assert!(call(path, body(vec![second], false), None).await.is_err(), "{path}");
+        assert_eq!(counted.all()[key], 2);
     }
 }
 
@@ -97,6 +111,28 @@ async fn i10_a_request_has_to_arrive_in_time_and_a_stream_has_not() {
     assert_eq!((code, text.contains("receive")), (Code::DeadlineExceeded, true), "{text}");
     let session = call(SESSION, body(vec![message(100)], false), None);
     assert!(tokio::time::timeout(Duration::from_secs(3600), session).await.is_err(), "it is a stream");
+}
+
+#[tokio::test(start_paused = true)]
+async fn i10_each_deadline_of_a_call_is_counted() {
+    let counted = Counted::here();
+    let unfinished = || body(vec![message(100)], false);
+    let (code, _) = call(ENROLL, unfinished(), None).await.unwrap_err();
+    assert_eq!((code, counted.of(Limit::Receive)), (Code::DeadlineExceeded, 1));
+    let limits = Limits { receive: Duration::from_secs(300), ..Limits::default() };
+    let (code, _) = call_within(limits, ENROLL, unfinished(), None).await.unwrap_err();
+    assert_eq!((code, counted.of(Limit::Answer)), (Code::DeadlineExceeded, 1));
+}
+
+#[test]
+fn i10_only_calls_that_name_many_things_have_large_messages() {
+    use crate::api::middleware::permissions::TABLE;
+    let limits = Limits::default();
+    let of_principals = TABLE.iter().filter(|(_, allow)| matches!(allow, Allow::Roles(_)));
+    let large = of_principals.filter(|(path, _)| message_limit(&limits, path).0 > limits.small_message);
+    let large: BTreeSet<&str> = large.map(|(path, _)| *path).collect();
+    let expected: BTreeSet<&str> = REQUEST_CALLS.into_iter().chain([POLICY_CALL]).collect();
+    assert_eq!(large, expected, "each of them is in the table");
 }
 
 #[tokio::test(start_paused = true)]

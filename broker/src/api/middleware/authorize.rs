@@ -12,6 +12,7 @@ use std::task::{Context, Poll};
 use http::{Request, Response};
 use postern_core::CallerKind;
 use postern_core::audit::AuditEvent;
+use postern_core::text::{MAX_REPEATED, clipped};
 use postern_proto::status;
 use tonic::body::Body;
 use tonic::{Code, Status};
@@ -23,9 +24,6 @@ use crate::api::peer::Peer;
 use crate::app::{App, Caller};
 use crate::clock::wall;
 use crate::limits::{Owner, log_due};
-
-/// The characters of an unknown path that the log and the audit log keep.
-const MAX_LOGGED_PATH: usize = 128;
 
 /// Puts the authorization before a service.
 #[derive(Clone)]
@@ -140,7 +138,7 @@ fn admit(app: &App, request: &Request<Body>) -> Result<Option<Caller>, RefusedCa
     };
     let actor = &caller.kind;
     // A path that is in no table may be as long as a request's headers.
-    let path: String = path.chars().take(MAX_LOGGED_PATH).collect();
+    let path = clipped(path, MAX_REPEATED);
     let message = format!("{actor} may not call {path}");
     let status = status::plain(Code::PermissionDenied, "RPC_NOT_ALLOWED", message);
     let event = AuditEvent::denied(app.clock.now(), actor, "rpc.called").with("rpc", path);

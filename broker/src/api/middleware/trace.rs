@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use http::{Request, Response};
+use postern_core::text::{MAX_REPEATED, clipped};
 use tonic::Code;
 use tonic::body::Body;
 use tower::{Layer, Service};
@@ -60,7 +61,8 @@ where
 
 fn span(request: &Request<Body>) -> Span {
     // The authentication records the caller.
-    let (rpc, empty) = (request.uri().path(), field::Empty);
+    // A path that is in no table may be as long as a request's headers.
+    let (rpc, empty) = (clipped(request.uri().path(), MAX_REPEATED), field::Empty);
     let span = tracing::info_span!("rpc", rpc, caller = empty, code = empty);
     // The sender of a trace decides whether it is sent: a stranger must not decide that for every call.
     if request.extensions().get::<Peer>().is_some_and(|peer| peer.certificate.is_some()) {

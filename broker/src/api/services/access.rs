@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use postern_core::text::Justification;
-use postern_core::{GrantId, Invalid};
+use postern_core::{GrantId, Invalid, Role};
 use postern_proto::CALLER_TOKEN;
 use postern_proto::convert::page;
 use postern_proto::status::invalid;
@@ -13,16 +13,23 @@ use postern_provider::CallerToken;
 use tonic::{Request, Response, Status};
 
 use super::grant_view::{show, show_all};
-use super::watch::{self, WatchStream};
+use super::reads::{Reads, refused, within_answer};
+use super::watch::{self, GrantFeed, WatchStream};
 use crate::api::convert::{CallerSource, grant_filter, requested_access, wait};
 use crate::api::error::to_status;
 use crate::api::proof_end::until_proof_ends;
 use crate::api::request::{authenticated, caller, page_token};
 use crate::app::{App, Caller, Error, access};
+use crate::limits::ReadKind;
 
 pub(super) struct AccessApi {
     pub(super) app: Arc<App>,
+    pub(super) feed: GrantFeed,
+    pub(super) reads: Reads,
 }
+
+/// The grants that one read of the store returns at most.
+const READ_SIZE: usize = 100;
 
 #[tonic::async_trait]
 impl AccessService for AccessApi {
@@ -37,7 +44,7 @@ impl AccessService for AccessApi {
             requested.grant = access::settled(&self.app, requested.grant, wait).await.map_err(to_status)?;
         }
         Ok(Response::new(v1::RequestAccessResponse {
-            grant: Some(show(&self.app, &requested.grant).await),
+            grant: Some(show(&self.app, &caller, &requested.grant).await),
             source_from_caller: asked.source == CallerSource::FromCaller,
             repeated_request: requested.repeated,
         }))
@@ -77,7 +84,7 @@ impl AccessService for AccessApi {
         if let Some(wait) = wait {
             grant = access::settled(&self.app, grant, wait).await.map_err(to_status)?;
         }
-        Ok(Response::new(v1::RevokeAccessResponse { grant: Some(show(&self.app, &grant).await) }))
+        Ok(Response::new(v1::RevokeAccessResponse { grant: Some(show(&self.app, &caller, &grant).await) }))
     }
 
     async fn get_grant(
@@ -87,7 +94,7 @@ impl AccessService for AccessApi {
         let caller = caller(&request)?;
         let id = grant_id(&request.get_ref().grant_id)?;
         let grant = access::visible(&self.app, &caller, id).await.map_err(to_status)?.record;
-        Ok(Response::new(v1::GetGrantResponse { grant: Some(show(&self.app, &grant).await) }))
+        Ok(Response::new(v1::GetGrantResponse { grant: Some(show(&self.app, &caller, &grant).await) }))
     }
 
     async fn list_grants(
@@ -98,12 +105,30 @@ impl AccessService for AccessApi {
         let filter = grant_filter(request.get_ref().filter.as_ref()).map_err(|e| invalid(&e))?;
         let (size, token) = page(request.get_ref().page.as_ref()).map_err(|e| invalid(&e))?;
         let before = page_token(token)?;
-        let (grants, next) =
-            access::list_grants(&self.app, &caller, &filter, size, before).await.map_err(to_status)?;
-        Ok(Response::new(v1::ListGrantsResponse {
-            grants: show_all(&self.app, &grants).await,
-            next_page_token: next.map(|id| id.to_string()).unwrap_or_default(),
-        }))
+        // A filter of the store's indexes leaves few, and so do a requester's own grants.
+        let is_narrow = filter.grant.is_some() || filter.target.is_some() || filter.principal.is_some();
+        let _place = match is_narrow || caller.principal.role() == Role::Requester {
+            true => None,
+            false => Some(self.reads.enter(&caller, ReadKind::Page).await.map_err(refused)?),
+        };
+        let (mut grants, mut next, mut before) = (Vec::new(), None, before);
+        while grants.len() < size {
+            let wanted = (size - grants.len()).min(READ_SIZE);
+            let page = access::list_grants(&self.app, &caller, &filter, wanted, before).await;
+            let (read, after) = page.map_err(to_status)?;
+            grants.extend(show_all(&self.app, &caller, &read).await);
+            before = after;
+            let (fitting, token) =
+                within_answer(std::mem::take(&mut grants), after.map(|id| id.to_string()), |grant| {
+                    grant.id.clone()
+                });
+            let is_full = after.is_none_or(|after| after.to_string() != token);
+            (grants, next) = (fitting, Some(token));
+            if is_full {
+                break;
+            }
+        }
+        Ok(Response::new(v1::ListGrantsResponse { grants, next_page_token: next.unwrap_or_default() }))
     }
 
     type WatchGrantsStream = WatchStream;
@@ -114,7 +139,8 @@ impl AccessService for AccessApi {
     ) -> Result<Response<Self::WatchGrantsStream>, Status> {
         let caller = caller(&request)?;
         let filter = grant_filter(request.get_ref().filter.as_ref()).map_err(|e| invalid(&e))?;
-        let grants = watch::grants(Arc::clone(&self.app), caller, filter);
+        let grants =
+            watch::grants(Arc::clone(&self.app), (self.feed.clone(), self.reads.clone()), caller, filter);
         Ok(Response::new(until_proof_ends(authenticated(&request), &self.app.revocations, grants)))
     }
 }

@@ -10,6 +10,7 @@ use postern_proto::v1::agent_service_server::AgentService;
 use postern_store::CloneAlarm;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::reads::within_answer;
 use super::session::{self, SessionStream};
 use crate::api::error::to_status;
 use crate::api::request::{agent, caller, page_token, target_id};
@@ -70,10 +71,12 @@ impl AgentService for AgentApi {
     ) -> Result<Response<v1::ListAgentsResponse>, Status> {
         let (size, token) = convert::page(request.get_ref().page.as_ref()).map_err(|e| invalid(&e))?;
         let (agents, next) = agents::list(&self.app, size, page_token(token)?).await.map_err(to_status)?;
-        Ok(Response::new(v1::ListAgentsResponse {
-            agents: agents.into_iter().map(wire).collect(),
-            next_page_token: next.map(|target| target.to_string()).unwrap_or_default(),
-        }))
+        let (agents, next_page_token) = within_answer(
+            agents.into_iter().map(wire).collect(),
+            next.map(|target| target.to_string()),
+            |agent: &v1::Agent| agent.target.clone(),
+        );
+        Ok(Response::new(v1::ListAgentsResponse { agents, next_page_token }))
     }
 
     async fn ban_agent(

@@ -2,23 +2,38 @@
 
 use std::collections::BTreeSet;
 
+use postern_core::plan::reason_without_cloud_text;
 use postern_core::{Grant, TargetId, Window};
 use postern_proto::v1;
 
 use crate::api::convert::grant_to_wire;
-use crate::app::App;
+use crate::app::targets::CLOUD_TEXT_WITHHELD;
+use crate::app::{App, Caller};
 use crate::cluster::peer_status::PeerStatus;
 
-/// Returns a grant with what its layers report right now.
-pub(super) async fn show(app: &App, grant: &Grant) -> v1::Grant {
+/// Returns a grant with what its layers report right now, as far as the caller may read it.
+pub(super) async fn show(app: &App, caller: &Caller, grant: &Grant) -> v1::Grant {
     let peers = peers(app, std::slice::from_ref(grant)).await;
-    with_layers(app, grant, &peers)
+    for_caller(caller, with_layers(app, grant, &peers))
 }
 
-/// Returns several grants with what their layers report right now. The other brokers' reports are read once for all.
-pub(super) async fn show_all(app: &App, grants: &[Grant]) -> Vec<v1::Grant> {
+/// Returns several grants as [`show`] does. The other brokers' reports are read once for all.
+pub(super) async fn show_all(app: &App, caller: &Caller, grants: &[Grant]) -> Vec<v1::Grant> {
     let peers = peers(app, grants).await;
-    grants.iter().map(|grant| with_layers(app, grant, &peers)).collect()
+    grants.iter().map(|grant| for_caller(caller, with_layers(app, grant, &peers))).collect()
+}
+
+/// Replaces the clouds' own texts for a requester: they name accounts, rules and permissions, and are for operators (I7).
+fn for_caller(caller: &Caller, mut grant: v1::Grant) -> v1::Grant {
+    if caller.reads_cloud_errors() {
+        return grant;
+    }
+    grant.reason = reason_without_cloud_text(&grant.reason);
+    let layers = grant.windows.iter_mut().flat_map(|window| &mut window.layers);
+    for layer in layers.filter(|layer| layer.layer() == v1::Layer::Cloud && !layer.detail.is_empty()) {
+        layer.detail = CLOUD_TEXT_WITHHELD.to_owned();
+    }
+    grant
 }
 
 /// Reads what the other brokers report of the targets of these grants. If the store fails, the answer shows none of it.

@@ -8,6 +8,7 @@ mod grant_view;
 pub(in crate::api) mod health;
 mod policy;
 mod principal;
+mod reads;
 mod session;
 mod status;
 mod target;
@@ -31,18 +32,28 @@ use self::policy::PolicyApi;
 use self::principal::PrincipalApi;
 use self::status::StatusApi;
 use self::target::TargetApi;
+use self::watch::GrantFeed;
 use super::run_to_completion::Runner;
 use crate::app::App;
+use crate::limits::ExpensiveReads;
 
 /// Adds every service of Postern to these routes.
-pub(super) fn add_to(routes: Routes, app: &Arc<App>, runner: Runner) -> Routes {
+pub(super) fn add_to(routes: Routes, app: &Arc<App>, runner: Runner, reads: &ExpensiveReads) -> Routes {
     let app = || Arc::clone(app);
     routes
-        .add_service(AccessServiceServer::new(AccessApi { app: app() }))
+        .add_service(AccessServiceServer::new(AccessApi {
+            app: app(),
+            feed: GrantFeed::default(),
+            reads: reads.clone(),
+        }))
         .add_service(PolicyServiceServer::new(PolicyApi { app: app() }))
-        .add_service(TargetServiceServer::new(TargetApi { app: app(), runner: runner.clone() }))
+        .add_service(TargetServiceServer::new(TargetApi {
+            app: app(),
+            runner: runner.clone(),
+            reads: reads.clone(),
+        }))
         .add_service(PrincipalServiceServer::new(PrincipalApi { app: app(), runner }))
         .add_service(AgentServiceServer::new(AgentApi { app: app() }))
-        .add_service(AuditServiceServer::new(AuditApi { app: app() }))
+        .add_service(AuditServiceServer::new(AuditApi { app: app(), reads: reads.clone() }))
         .add_service(StatusServiceServer::new(StatusApi { app: app() }))
 }

@@ -9,6 +9,7 @@ use postern_proto::v1;
 use postern_proto::v1::policy_service_server::PolicyService;
 use tonic::{Request, Response, Status};
 
+use super::reads::within_answer;
 use crate::api::error::to_status;
 use crate::api::request::caller;
 use crate::app::App;
@@ -49,10 +50,12 @@ impl PolicyService for PolicyApi {
         let (size, after) = convert::page(request.get_ref().page.as_ref()).map_err(|e| invalid(&e))?;
         let (policies, next) =
             policies::list(&self.app, &caller, size, after.as_deref()).await.map_err(to_status)?;
-        Ok(Response::new(v1::ListPoliciesResponse {
-            policies: policies.iter().map(|policy| wire(policy, &caller.principal)).collect(),
-            next_page_token: next.map(|name| name.to_string()).unwrap_or_default(),
-        }))
+        let (policies, next_page_token) = within_answer(
+            policies.iter().map(|policy| wire(policy, &caller.principal)).collect(),
+            next.map(|name| name.to_string()),
+            |policy: &v1::Policy| policy.name.clone(),
+        );
+        Ok(Response::new(v1::ListPoliciesResponse { policies, next_page_token }))
     }
 
     async fn delete_policy(

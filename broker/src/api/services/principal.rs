@@ -11,6 +11,7 @@ use postern_proto::v1::revoke_principal_request::Proof;
 use postern_store::{IssuedCertificate, Revocation, RevokedProof};
 use tonic::{Request, Response, Status};
 
+use super::reads::within_answer;
 use crate::api::error::to_status;
 use crate::api::request::caller;
 use crate::api::run_to_completion::Runner;
@@ -58,9 +59,13 @@ impl PrincipalService for PrincipalApi {
             serial: serial.to_string(),
             revocation: Some(revocation_to_wire(&revocation)),
         });
+        let (principals, next_page_token) =
+            within_answer(principals.into_iter().map(wire).collect(), next, |known: &v1::KnownPrincipal| {
+                known.name.clone()
+            });
         Ok(Response::new(v1::ListPrincipalsResponse {
-            principals: principals.into_iter().map(wire).collect(),
-            next_page_token: next.unwrap_or_default(),
+            principals,
+            next_page_token,
             revoked_certificates: certificates.collect(),
         }))
     }

@@ -34,6 +34,7 @@ use crate::app::agents::{
 use crate::clock::{boottime, wall};
 use crate::layers::host::desired_state::{Outgoing, PushedState};
 use crate::layers::host::sessions::AgentSession;
+use crate::limits::line_due;
 
 pub(super) type SessionStream = Pin<Box<dyn Stream<Item = Result<v1::SessionResponse, Status>> + Send>>;
 
@@ -59,7 +60,9 @@ pub(super) async fn open(
     let boot_id = report_text("hello.boot_id", &hello.boot_id).unwrap_or_default();
     let session = connect(&app, &caller, admission, version.clone(), &boot_id).await.map_err(to_status)?;
     let target = caller.target;
-    tracing::info!(%target, version, last_generation = hello.last_generation, "agent connected");
+    if line_due(&target) {
+        tracing::info!(%target, version, last_generation = hello.last_generation, "agent connected");
+    }
     let open = OpenSession {
         app,
         target,

@@ -10,6 +10,7 @@ use postern_proto::v1;
 use postern_proto::v1::target_service_server::TargetService;
 use tonic::{Request, Response, Status};
 
+use super::reads::{Reads, refused, within_answer};
 use crate::api::convert::{cloud_targets, lockable_targets, ports};
 use crate::api::error::to_status;
 use crate::api::request::{caller, page_token, target_id};
@@ -18,10 +19,12 @@ use crate::app::assess::assess;
 use crate::app::targets::TargetView;
 use crate::app::{App, targets};
 use crate::layers::report::{LayerReport, LayerStatus};
+use crate::limits::ReadKind;
 
 pub(super) struct TargetApi {
     pub(super) app: Arc<App>,
     pub(super) runner: Runner,
+    pub(super) reads: Reads,
 }
 
 #[tonic::async_trait]
@@ -30,20 +33,26 @@ impl TargetService for TargetApi {
         &self,
         request: Request<v1::ListTargetsRequest>,
     ) -> Result<Response<v1::ListTargetsResponse>, Status> {
+        let caller = caller(&request)?;
         let (size, token) = page(request.get_ref().page.as_ref()).map_err(|e| invalid(&e))?;
-        let (targets, next) = targets::list(&self.app, size, page_token(token)?).await.map_err(to_status)?;
-        Ok(Response::new(v1::ListTargetsResponse {
-            targets: targets.iter().map(wire).collect(),
-            next_page_token: next.map(|target| target.to_string()).unwrap_or_default(),
-        }))
+        let token = page_token(token)?;
+        let _place = self.reads.enter(&caller, ReadKind::Page).await.map_err(refused)?;
+        let (targets, next) = targets::list(&self.app, &caller, size, token).await.map_err(to_status)?;
+        let (targets, next_page_token) = within_answer(
+            targets.iter().map(wire).collect(),
+            next.map(|target| target.to_string()),
+            |target: &v1::Target| target.id.clone(),
+        );
+        Ok(Response::new(v1::ListTargetsResponse { targets, next_page_token }))
     }
 
     async fn get_target(
         &self,
         request: Request<v1::GetTargetRequest>,
     ) -> Result<Response<v1::GetTargetResponse>, Status> {
+        let caller = caller(&request)?;
         let id = target_id("id", &request.get_ref().id)?;
-        let target = targets::get(&self.app, &id).await.map_err(to_status)?;
+        let target = targets::get(&self.app, &caller, &id).await.map_err(to_status)?;
         Ok(Response::new(v1::GetTargetResponse { target: Some(wire(&target)) }))
     }
 
@@ -51,10 +60,12 @@ impl TargetService for TargetApi {
         &self,
         request: Request<v1::AssessTargetsRequest>,
     ) -> Result<Response<v1::AssessTargetsResponse>, Status> {
+        let caller = caller(&request)?;
         let v1::AssessTargetsRequest { targets, management_ports } = request.get_ref();
         let targets = cloud_targets("targets", targets).map_err(|e| invalid(&e))?;
         let ports = ports("management_ports", management_ports).map_err(|e| invalid(&e))?;
         let ports = if ports.is_empty() { self.app.management_ports.clone() } else { ports };
+        let _place = self.reads.enter(&caller, ReadKind::Long).await.map_err(refused)?;
         Ok(Response::new(lockdown::survey(assess(&self.app, &targets, &ports).await)))
     }
 

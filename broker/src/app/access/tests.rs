@@ -2,6 +2,7 @@
 
 use postern_core::Layers;
 use postern_core::audit::Outcome;
+use postern_core::policy::PolicyLimit;
 use postern_core::{Policy, Role};
 use postern_provider::CallerToken;
 use postern_store::testing::memory::Fault;
@@ -82,11 +83,41 @@ async fn i7_a_request_is_decided_by_policy_and_each_decision_is_audited() {
                 assert_eq!(test.woken().await.len(), 1, "{shown}");
             }
             (Err(Error::Denied(denial)), Some(reason)) => {
-                assert_eq!(denial.limit.reason(), reason, "{shown}");
+                // The audit log has the limit that was met; a requester does not learn which targets exist.
+                let seen = if reason == "TARGET_WITHOUT_POLICY" { "REQUESTER_NOT_ALLOWED" } else { reason };
+                assert_eq!(denial.limit.reason(), seen, "{shown}");
                 assert!(everything(&test).await.is_empty() && test.woken().await.is_empty(), "{shown}");
             }
             (outcome, _) => panic!("{shown}: {outcome:?}"),
         }
+    }
+}
+
+#[tokio::test]
+async fn i7_a_requester_does_not_learn_which_targets_exist() {
+    let of_bob = Policy { requesters: vec![key("bob")], ..a_policy().named("bobs").on("host:vm-2").build() };
+    let test = TestApp::under([office(), of_bob]).await;
+    let denial = |target: &'static str, caller: Caller| {
+        let test = &test;
+        async move {
+            let denied = request(&test.app, &caller, ask(target, "tcp/22", "192.0.2.7", 60)).await;
+            let Err(Error::Denied(denial)) = denied else { panic!("{denied:?}") };
+            (denial.limit, denial.invalid.to_string().replace(target, "TARGET"))
+        }
+    };
+    assert_eq!(denial("host:vm-2", alice()).await, denial("host:vm-9", alice()).await);
+    let root = || caller(Role::Administrator, "root");
+    assert_eq!(denial("host:vm-9", root()).await.0, PolicyLimit::Target, "an administrator learns it");
+}
+
+#[tokio::test]
+async fn i7_a_requester_does_not_read_a_clouds_own_error() {
+    let test = TestApp::under([a_policy().on(VM).layers(Layers::Cloud).build()]).await;
+    test.cloud.outage(Some(CloudError::unavailable("arn:aws:iam::1:role/postern is throttled")));
+    for (role, is_shown) in [(Role::Requester, false), (Role::Administrator, true)] {
+        let refused = request(&test.app, &caller(role, "alice"), ask(VM, "tcp/22", "192.0.2.7", 60)).await;
+        let Err(Error::Unavailable { reason }) = refused else { panic!("{refused:?}") };
+        assert!(reason.contains(VM) && reason.contains("arn:aws") == is_shown, "{role}: {reason}");
     }
 }
 

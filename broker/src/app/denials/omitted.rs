@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use postern_core::audit::{AuditEvent, Outcome};
 
 use crate::clock::boottime;
-use crate::limits::{Buckets, Limits, MAX_OWNERS, Owner, bucket};
+use crate::limits::{Buckets, Limit, Limits, MAX_OWNERS, Owner, bucket};
 use crate::telemetry;
 
 /// The refusals of every caller.
@@ -48,7 +48,15 @@ impl Denials {
     /// Reports whether a refusal of this caller is recorded.
     pub(super) fn passes(&self, caller: &Owner) -> bool {
         let mut state = self.lock();
-        state.by_caller.take(caller, boottime()) && state.all.check().is_ok()
+        let reached = if !state.by_caller.take(caller, boottime()) {
+            Limit::DenialsPerCaller
+        } else if state.all.check().is_err() {
+            Limit::Denials
+        } else {
+            return true;
+        };
+        telemetry::limited(reached);
+        false
     }
 
     /// Counts a refusal, or a report of what was done, that is not recorded.

@@ -230,9 +230,15 @@ impl SessionState {
         None
     }
 
-    /// Records the answer to the state that was pushed last; answers to earlier ones are out of date. Returns whether it is a
-    /// confirmation.
-    pub(super) fn applied(&mut self, generation: u64, error: Option<String>, now: Timestamp) -> bool {
+    /// Records the answer to the state that was pushed last; answers to earlier ones are out of date. `is_logged`: a refusal has
+    /// its lines in the log. Returns whether it is a confirmation.
+    pub(super) fn applied(
+        &mut self,
+        generation: u64,
+        error: Option<String>,
+        now: Timestamp,
+        is_logged: bool,
+    ) -> bool {
         self.last_seen = Some(now);
         let Some(pushed) = self.pushed.as_ref().filter(|pushed| pushed.generation == generation) else {
             return false;
@@ -245,15 +251,17 @@ impl SessionState {
                 // The agent holds this state and nothing else.
                 self.left_behind.clear();
             }
-            Some(reason) => self.refuse(reason, now),
+            Some(reason) => self.refuse(reason, now, is_logged),
         }
         confirms
     }
 
-    fn refuse(&mut self, reason: String, now: Timestamp) {
-        log::refused(self.confirmed.as_deref(), self.pushed.as_deref(), &reason);
+    fn refuse(&mut self, reason: String, now: Timestamp, is_logged: bool) {
+        if is_logged {
+            log::refused(self.confirmed.as_deref(), self.pushed.as_deref(), &reason);
+        }
         let refusal = FailureStreak::after(self.refusal.take(), reason, BACKOFF, now);
-        if refusal.is_alarm() {
+        if refusal.is_alarm() && is_logged {
             let FailureStreak { error: reason, times, .. } = &refusal;
             tracing::error!(%reason, "an agent has refused its desired state {times} times in a row");
         }

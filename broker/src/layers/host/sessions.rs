@@ -15,6 +15,7 @@ pub use super::session_state::Rival;
 use super::session_state::{SessionOrigin, SessionState};
 use crate::clock::Clock;
 use crate::layers::report::LayerReport;
+use crate::limits::line_due;
 use crate::signals::Wakeups;
 use crate::telemetry::AgentGauge;
 
@@ -295,8 +296,10 @@ impl AgentSession {
 
     /// Records that the agent confirmed a generation, or refused it with an error.
     pub fn applied(&self, generation: u64, error: Option<String>) {
+        // An agent can send any number of refusals.
+        let is_logged = error.is_none() || line_due(&self.target);
         let answered = log::span(&self.target)
-            .in_scope(|| self.with_state(|state, now| state.applied(generation, error, now)));
+            .in_scope(|| self.with_state(|state, now| state.applied(generation, error, now, is_logged)));
         if answered == Some(true) {
             // The agent holds what this broker pushed, and nothing that another broker did.
             self.sessions.inherited().remove(&self.target);

@@ -5,6 +5,7 @@ use std::io;
 use postern_proto::v1;
 use postern_proto::v1::agent_service_client::AgentServiceClient;
 use postern_proto::v1::policy_service_client::PolicyServiceClient;
+use postern_proto::v1::session_request;
 use postern_tests::attack::Attack;
 use postern_tests::clock::monotonic;
 use postern_tests::stranger::{
@@ -282,6 +283,36 @@ fn i10_a_principal_that_connects_without_end_closes_only_its_own() {
         }
         Ok(())
     });
+}
+
+#[test]
+fn i10_an_agent_that_reports_without_end_fills_no_log_and_still_receives_its_state() {
+    let limited = Limited::with("denials_per_caller = 60\n");
+    let admin = limited.broker.admin(&limited.net.hub);
+    admin.put_policy(a_policy().on(VM).port("tcp/22").wire()).unwrap();
+    let token = admin.join_token(VM, None).unwrap();
+    let agent = FakeAgent::enroll(&limited.net.vm, limited.broker.url(), &token, &limited.path("agent"));
+    let session = agent.unwrap().session().unwrap();
+    assert_eq!(session.desired().ports.len(), 1);
+    let began = monotonic();
+    let report = |count: usize| {
+        for _ in 0..count {
+            let report = v1::Tampering { what: "a rule".to_owned(), ..v1::Tampering::default() };
+            session.say(session_request::Message::Tampering(report));
+        }
+    };
+    let recorded = || admin.audited("agent.tampering").len();
+    // In small parts: HTTP/2 itself ends a connection with many small frames that are not read.
+    for part in 1..=5 {
+        report(10);
+        wait_until("the first reports", STEP_TIMEOUT, || recorded() >= 10 * part);
+    }
+    report(30);
+    admin.put_policy(a_policy().on(VM).port("tcp/22").port("tcp/80").wire()).unwrap();
+    assert_eq!(session.desired().ports.len(), 2, "the session goes on");
+    // Sixty in a minute, and one more for each second that has passed.
+    let (recorded, passed) = (u64::try_from(recorded()).unwrap(), began.elapsed().as_secs());
+    assert!(recorded <= 60 + passed + 1, "{recorded} after {passed} s");
 }
 
 #[test]

@@ -36,7 +36,8 @@ async fn read(stream: &mut WatchStream) -> Vec<Option<(String, v1::GrantState)>>
 
 fn watching(test: &TestApp, role: Role, who: &str, states: &[&'static str]) -> WatchStream {
     let filter = GrantFilter { target: None, states: states.to_vec(), principal: None, grant: None };
-    grants(Arc::clone(&test.app), caller(role, who), filter)
+    let reads = crate::limits::ExpensiveReads::new(&crate::limits::Limits::default());
+    grants(Arc::clone(&test.app), (GrantFeed::default(), reads), caller(role, who), filter)
 }
 
 fn sent(grant: &Grant, state: v1::GrantState) -> Option<(String, v1::GrantState)> {
@@ -80,4 +81,55 @@ async fn i8_a_grant_that_leaves_the_filter_is_sent_once_more_also_to_a_watcher_t
     let (active, opening) = (sent(&other, v1::GrantState::Active), sent(&third, v1::GrantState::Opening));
     assert_eq!(read[..3], [opening.clone(), active, None]);
     assert!(read[3..].iter().all(|item| *item == opening), "what was not missed is sent as it comes");
+}
+
+#[tokio::test]
+async fn i10_a_watcher_that_is_not_read_holds_one_page() {
+    let test = TestApp::new();
+    for number in 1..=200 {
+        kept(&test, a_grant().number(number)).await;
+    }
+    let reads = crate::limits::ExpensiveReads::new(&crate::limits::Limits::default());
+    let mut watch = Watch {
+        app: Arc::clone(&test.app),
+        feed: GrantFeed::default(),
+        reads,
+        caller: caller(Role::Reader, "carol"),
+        filter: GrantFilter::default(),
+        changes: test.app.grant_changes.watch(),
+        queue: VecDeque::new(),
+        inside: HashSet::new(),
+        position: Position::Listing { before: None, left: HashSet::new() },
+    };
+    let mut sent = HashSet::new();
+    while let Some(grant) = watch.next().await.unwrap().unwrap().grant {
+        assert!(watch.queue.len() < PAGE_SIZE && watch.inside.is_empty(), "{}", watch.queue.len());
+        sent.insert(grant.id);
+    }
+    assert_eq!(sent.len(), 200);
+    // It has fallen behind by more changes than it may: it lists again, and holds no more.
+    let grant = a_grant().number(7).build();
+    (0..10_000).for_each(|_| test.app.grant_changes.changed(grant.id));
+    assert!(watch.next().await.unwrap().unwrap().grant.is_some());
+    assert!(watch.queue.len() < PAGE_SIZE);
+}
+
+#[tokio::test]
+async fn i10_watchers_share_one_read_of_a_grant_that_changed() {
+    let test = TestApp::new();
+    let grant = kept(&test, a_grant()).await;
+    let feed = GrantFeed::default();
+    let first = feed.read(&test.app, grant.id, 1).await.unwrap().unwrap();
+    for _ in 0..2_000 {
+        let again = feed.read(&test.app, grant.id, 1).await.unwrap().unwrap();
+        assert!(Arc::ptr_eq(&first, &again), "it is one grant in memory");
+    }
+    let active = grant.after(Event::Confirmed, grant.requested_at).unwrap();
+    put(&test, &active).await;
+    let newest = test.app.grant_changes.newest();
+    assert_eq!(
+        *feed.read(&test.app, grant.id, newest).await.unwrap().unwrap(),
+        active,
+        "a later change is read"
+    );
 }

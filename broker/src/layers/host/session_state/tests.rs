@@ -54,7 +54,7 @@ fn i5_a_refusal_is_of_the_pushed_state_and_is_pushed_again_later_and_later() {
     let (alarms, _guard) = capture_log(tracing::Level::ERROR);
     let (mut state, mut stream) = a_session();
     state.push(1, holding(&[window(60)]), at(0));
-    state.applied(1, Some("no nftables here".into()), at(0));
+    state.applied(1, Some("no nftables here".into()), at(0), true);
     let refused = Observed::Refused { reason: "no nftables here".into() };
     assert_eq!(state.observe(&window(60)), Some(refused));
     assert_eq!(state.observe(&window(70)), Some(Observed::Unconfirmed), "of others it says nothing");
@@ -68,7 +68,7 @@ fn i5_a_refusal_is_of_the_pushed_state_and_is_pushed_again_later_and_later() {
         waits.push(retry_at.duration_since(now).as_secs());
         assert_eq!(state.push(round, holding(&[window(60)]), retry_at), None);
         assert_eq!(generation(&mut stream), Some(round));
-        state.applied(round, Some("no nftables here".into()), retry_at);
+        state.applied(round, Some("no nftables here".into()), retry_at, true);
         assert_eq!(alarms.lines(), usize::from(round >= 3), "it alarms at the third refusal, once");
         now = retry_at;
     }
@@ -77,7 +77,7 @@ fn i5_a_refusal_is_of_the_pushed_state_and_is_pushed_again_later_and_later() {
 
     state.push(20, holding(&[]), now);
     assert_eq!(generation(&mut stream), Some(20), "something else is not made to wait");
-    state.applied(20, None, now);
+    state.applied(20, None, now, true);
     assert_eq!(state.observe(&window(60)), Some(Observed::Absent));
     assert_eq!(state.report().status, LayerStatus::InSync);
 }
@@ -86,14 +86,14 @@ fn i5_a_refusal_is_of_the_pushed_state_and_is_pushed_again_later_and_later() {
 fn i5_a_refusal_leaves_open_what_was_confirmed_before() {
     let (mut state, _stream) = a_session();
     state.push(1, holding(&[window(60)]), at(0));
-    state.applied(1, None, at(0));
+    state.applied(1, None, at(0), true);
     state.push(2, holding(&[window(60), window(70)]), at(1));
-    state.applied(2, Some("too many".into()), at(1));
+    state.applied(2, Some("too many".into()), at(1), true);
     assert_eq!(state.observe(&window(60)), Some(Observed::Open));
     assert!(matches!(state.observe(&window(70)), Some(Observed::Refused { .. })));
     // A close that was refused is no close.
     state.push(3, holding(&[]), at(2));
-    state.applied(3, Some("out of memory".into()), at(2));
+    state.applied(3, Some("out of memory".into()), at(2), true);
     assert_eq!(state.observe(&window(60)), Some(Observed::Open));
     assert_eq!(state.observe(&window(70)), Some(Observed::Unconfirmed));
 }
@@ -104,10 +104,10 @@ fn the_report_follows_the_session() {
     let status = |state: &SessionState| (state.report().status, state.report().online);
     assert_eq!(status(&state), (LayerStatus::Pending, true));
     state.push(1, holding(&[]), at(0));
-    state.applied(1, Some("no nftables here".into()), at(1));
+    state.applied(1, Some("no nftables here".into()), at(1), true);
     assert_eq!(status(&state), (LayerStatus::Failed, true));
     assert_eq!(state.report().detail, "no nftables here");
-    state.applied(1, None, at(2));
+    state.applied(1, None, at(2), true);
     assert_eq!(status(&state), (LayerStatus::InSync, true));
     state.mark_seen(at(3));
     assert_eq!(state.report().last_seen, Some(at(3)));
