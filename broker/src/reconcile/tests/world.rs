@@ -93,10 +93,9 @@ impl ReconcilerWorld {
     /// Stores a grant, and wakes no target.
     pub(super) async fn keep(&self, grant: &Grant, expect: Expect) {
         let event = postern_core::audit::AuditEvent::done(grant.requested_at, "a test", "put");
-        self.store
-            .commit(Transaction::default().put_grant(grant.clone(), expect).audit(event))
-            .await
-            .unwrap();
+        let changes = Transaction::default().put_grant(grant.clone(), expect).audit(event);
+        // Boxed: the futures of the stories hold its size.
+        Box::pin(self.store.commit(changes)).await.unwrap();
     }
 
     pub(super) async fn revoke(&self, id: GrantId) {
