@@ -33,7 +33,7 @@ pub fn renew(config: &BrokerConfig, root_key: &Path) -> anyhow::Result<String> {
 pub fn status(config: &BrokerConfig) -> anyhow::Result<(String, usize)> {
     let (authority, now) = (load(config)?, wall());
     let standing = Standing::of(config);
-    let mut text = line("root", authority.root(), now);
+    let mut text = line("root", &authority.root(), now);
     text += &line("intermediate", &authority.intermediate(), now);
     for previous in authority.previous(now)? {
         text += &line("replaced, still trusted", &previous, now);
@@ -70,7 +70,7 @@ fn load(config: &BrokerConfig) -> anyhow::Result<Authority> {
 }
 
 fn line(role: &str, certificate: &CaCertificate, now: Timestamp) -> String {
-    let CaCertificate { subject, serial, life } = certificate;
+    let CaCertificate { subject, serial, life, .. } = certificate;
     let left = life.not_after.duration_since(now);
     let left = match left.is_positive() {
         true if life.is_early(now) => "not valid yet".to_owned(),
