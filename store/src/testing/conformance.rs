@@ -84,5 +84,6 @@ fn agent(target: &str) -> AgentRecord {
         keys: None,
         cloned: None,
         forgotten: None,
+        roots: Vec::new(),
     }
 }
