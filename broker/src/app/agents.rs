@@ -7,6 +7,7 @@
 mod agent_caller;
 mod clones;
 mod forget;
+mod renewal;
 
 use std::time::Duration;
 
@@ -30,6 +31,7 @@ use crate::layers::report::LayerReport;
 use crate::limits::log_due;
 pub use agent_caller::AgentCaller;
 pub use forget::{HeldWindows, forget};
+pub use renewal::{is_renewal_wanted, record_roots};
 
 /// Makes a join token for a target's agent.
 ///
@@ -141,7 +143,8 @@ async fn renew_of(
     csr: &[u8],
 ) -> Result<Issued, Error> {
     let (target, record) = (&caller.target, &agent.record);
-    let shown = caller.shown_to(record);
+    let shown = caller.shown_to(record, &app.revocations);
+    check_recorded(app, caller, record)?;
     if let Err(cloned) = AgentKeys::session(record.keys, shown) {
         return Err(clones::refuse(app, caller, agent, cloned).await);
     }
@@ -210,6 +213,20 @@ fn may_talk(
     Ok(agent)
 }
 
+/// Refuses an agent whose intermediate is revoked and whose record knows no key: nothing but the key proves such an agent, because the
+/// thief of the intermediate's key can sign a certificate for any target.
+fn check_recorded(app: &App, caller: &AgentCaller, record: &AgentRecord) -> Result<(), Error> {
+    if record.keys.is_some() || !caller.is_signer_revoked(&app.revocations) {
+        return Ok(());
+    }
+    let target = &caller.target;
+    let reason = format!(
+        "the intermediate that signed the certificate of {target} is revoked, and the broker knows no key of its agent; enrol it \
+         with a join token"
+    );
+    Err(Error::Forbidden { reason })
+}
+
 /// Returns the record of an agent that may have a session, with the keys to record first, if they change.
 ///
 /// # Errors
@@ -228,7 +245,8 @@ async fn claim_on(
     agent: Option<Versioned<AgentRecord>>,
 ) -> Result<(Versioned<AgentRecord>, Option<AgentKeys>), Error> {
     let agent = may_talk(&caller.target, agent)?;
-    match AgentKeys::session(agent.record.keys, caller.shown_to(&agent.record)) {
+    check_recorded(app, caller, &agent.record)?;
+    match AgentKeys::session(agent.record.keys, caller.shown_to(&agent.record, &app.revocations)) {
         Ok(keys) => Ok((agent, keys)),
         Err(cloned) => Err(clones::refuse(app, caller, agent, cloned).await),
     }
@@ -243,7 +261,8 @@ async fn claim_on(
 pub async fn is_unrecorded(app: &App, caller: &AgentCaller) -> Result<bool, Error> {
     let agent = app.store.agent(&caller.target).await?;
     let is_unknown = agent.as_ref().is_none_or(|agent| agent.record.forgotten.is_some());
-    if is_unknown && app.sessions.meets_stranger(&caller.target) {
+    let is_stranger = is_unknown && !caller.is_signer_revoked(&app.revocations);
+    if is_stranger && app.sessions.meets_stranger(&caller.target) {
         return Ok(true);
     }
     claim_on(app, caller, agent).await.map(|_| false)
