@@ -23,12 +23,12 @@ use postern_pki::tls;
 use postern_proto::client;
 use postern_runtime::backoff::{Backoff, Pauses};
 use postern_runtime::error_chain::error_chain;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::host_reconciler::ReconcilerHandle;
 use crate::limits::StateLimits;
 use crate::reports::Reports;
-use crate::session::BrokerSession;
+use crate::session::{BrokerSession, BrokerTrust};
 use crate::status::StatusFile;
 
 /// The connection to the broker, with what it needs to stay open.
@@ -46,6 +46,8 @@ pub struct BrokerConnection {
     pub status_file: Arc<StatusFile>,
     /// The bounds on a desired state, and so on a message.
     pub limits: StateLimits,
+    /// Notified when the broker asks for a renewal of the certificate.
+    pub renewal: Arc<Notify>,
 }
 
 impl BrokerConnection {
@@ -88,7 +90,10 @@ impl BrokerConnection {
     async fn open(&self, credentials: &Credentials) -> Result<BrokerSession, String> {
         let tls = tls::client_config(credentials).map_err(|error| error_chain(&error))?;
         let channel = client::channel(&self.broker, tls).map_err(|error| error_chain(&error))?;
-        BrokerSession::open(channel, &self.reconciler, self.limits).await.map_err(|error| error_chain(&error))
+        let trusted_roots = credentials.root_keys().iter().map(ToString::to_string).collect();
+        let trust = BrokerTrust { trusted_roots, renewal: Arc::clone(&self.renewal) };
+        let opened = BrokerSession::open(channel, &self.reconciler, self.limits, trust).await;
+        opened.map_err(|error| error_chain(&error))
     }
 
     /// Runs a session until it ends. Returns whether the broker sent a desired state in it.

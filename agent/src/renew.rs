@@ -22,7 +22,7 @@ use postern_proto::v1;
 use postern_proto::v1::agent_service_client::AgentServiceClient;
 use postern_runtime::backoff::{Backoff, Pauses};
 use postern_runtime::error_chain::error_chain;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tonic::Status;
 
 use crate::clock;
@@ -34,6 +34,8 @@ pub type CurrentIdentity = watch::Sender<Option<Arc<Credentials>>>;
 /// The interval at which the agent checks the disk for a new identity, and the clock, which may step, for the time to
 /// renew.
 const CHECK_INTERVAL: Duration = Duration::from_secs(2);
+/// The time over which agents that the broker asks for a renewal at one moment spread.
+const ASKED_SPREAD: Duration = Duration::from_secs(10);
 /// The longest wait for an answer of the broker.
 const RENEW_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -57,8 +59,9 @@ pub enum RenewError {
     NotTakenUp(#[from] SuccessionError),
 }
 
-/// Keeps the identity in `current` valid for as long as the broker renews it. Never ends.
-pub async fn keep_renewed(broker: &str, identity_dir: &Path, current: &CurrentIdentity) {
+/// Keeps the identity in `current` valid for as long as the broker renews it, and renews it when `asked` says that the broker asks for
+/// it. Never ends.
+pub async fn keep_renewed(broker: &str, identity_dir: &Path, current: &CurrentIdentity, asked: &Notify) {
     let mut log_once = LogOnce::default();
     let mut recovery = ExpiredRenewal::default();
     loop {
@@ -86,7 +89,7 @@ pub async fn keep_renewed(broker: &str, identity_dir: &Path, current: &CurrentId
             continue;
         };
         (log_once, recovery) = (LogOnce::default(), ExpiredRenewal::default());
-        use_until_renewed(broker, identity_dir, current, &credentials).await;
+        use_until_renewed(broker, identity_dir, current, &credentials, asked).await;
     }
 }
 
@@ -143,12 +146,20 @@ async fn use_until_renewed(
     identity_dir: &Path,
     current: &CurrentIdentity,
     credentials: &Credentials,
+    asked: &Notify,
 ) {
-    let due = renew_at(credentials.not_before(), credentials.not_after(), rand::random_range(0.0..=1.0));
+    let mut due = renew_at(credentials.not_before(), credentials.not_after(), rand::random_range(0.0..=1.0));
     let mut retries = None;
-    let mut next_try = due;
+    let mut next_try = Timestamp::MIN;
     loop {
-        tokio::time::sleep(CHECK_INTERVAL).await;
+        tokio::select! {
+            () = tokio::time::sleep(CHECK_INTERVAL) => {}
+            () = asked.notified() => {
+                let soon = clock::wall().saturating_add(ASKED_SPREAD.mul_f64(rand::random_range(0.0..=1.0)));
+                due = due.min(soon.unwrap_or(due));
+                tracing::info!("the broker asks this host to renew its certificate");
+            }
+        }
         let now = clock::wall();
         if now >= credentials.not_after() {
             tracing::error!("the certificate expired before the broker renewed it");

@@ -16,6 +16,8 @@
 //! - A message that is larger than the agent's bounds need ([`StateLimits::message_bytes`]) ends the session.
 //! - A state with `keep_protection` comes from a broker that does not know this host: the agent closes every window and
 //!   keeps its ports protected.
+//! - A request for a renewal goes to [`crate::renew`]. The broker sends one when the authority has a new root or a revoked intermediate,
+//!   and reads in the hello which roots this host trusts.
 //! - A broker that is silent for 15 s, or that does not read for so long that the outgoing queue is full, is dead,
 //!   whatever the network reports. The session ends with an error, and [`crate::connection`] opens the next.
 //! - An answer that is lost with its session is not sent again: the hello of the next session says what was accepted, and
@@ -23,6 +25,7 @@
 
 use std::os::unix::fs::MetadataExt as _;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use postern_proto::convert;
@@ -31,7 +34,7 @@ use postern_proto::v1::agent_service_client::AgentServiceClient;
 use postern_proto::v1::session_request::Message as ToBroker;
 use postern_proto::v1::session_response::Message as FromBroker;
 use postern_runtime::clock::instant;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::{Interval, MissedTickBehavior, Sleep};
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
@@ -64,6 +67,16 @@ pub struct BrokerSession {
     /// The generation that the reconciler is applying, with its answer to come.
     pending: Option<(u64, CommandAnswer)>,
     got_desired_state: bool,
+    renewal: Arc<Notify>,
+}
+
+/// The parts of a session that concern the certificates of both sides.
+#[derive(Debug, Default)]
+pub struct BrokerTrust {
+    /// The roots that this host trusts, by the hashes of their public keys, for the hello.
+    pub trusted_roots: Vec<String>,
+    /// Notified when the broker asks for a renewal of this host's certificate.
+    pub renewal: Arc<Notify>,
 }
 
 /// A session ended, or none began.
@@ -95,12 +108,15 @@ impl BrokerSession {
         channel: Channel,
         reconciler: &ReconcilerHandle,
         limits: StateLimits,
+        link: BrokerTrust,
     ) -> Result<Self, SessionError> {
+        let BrokerTrust { trusted_roots, renewal } = link;
         let (outgoing, queue) = mpsc::channel(OUTGOING_QUEUE);
         let hello = v1::Hello {
             agent_version: env!("CARGO_PKG_VERSION").into(),
             boot_id: machine_boot(),
             last_generation: reconciler.begin_session().await,
+            trusted_roots,
         };
         // Stamped only when it is sent: connecting may take seconds, and with an earlier stamp windows would end that much
         // early until the first heartbeat.
@@ -114,7 +130,7 @@ impl BrokerSession {
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         heartbeat.reset();
         let silence = Box::pin(tokio::time::sleep(SILENCE_TIMEOUT));
-        Ok(Self { outgoing, incoming, heartbeat, silence, pending: None, got_desired_state: false })
+        Ok(Self { outgoing, incoming, heartbeat, silence, pending: None, got_desired_state: false, renewal })
     }
 
     /// Reports whether the broker has sent a desired state in this session.
@@ -168,7 +184,14 @@ impl BrokerSession {
         message: v1::SessionResponse,
         reconciler: &ReconcilerHandle,
     ) -> Result<(), SessionError> {
-        let Some(FromBroker::Desired(wire)) = &message.message else { return Ok(()) };
+        let wire = match &message.message {
+            Some(FromBroker::Desired(wire)) => wire,
+            Some(FromBroker::Renewal(_)) => {
+                self.renewal.notify_one();
+                return Ok(());
+            }
+            Some(FromBroker::Heartbeat(_)) | None => return Ok(()),
+        };
         self.got_desired_state = true;
         if wire.keep_protection {
             tracing::warn!(

@@ -45,6 +45,8 @@ pub struct BrokerConfig {
     pub trust_domain: TrustDomain,
     /// The file in which the broker looks for the root's private key; the key is offline if there is no such file.
     pub root_key: PathBuf,
+    /// The file for the private key of the intermediate that signs for people. A running broker does not need it.
+    pub people_key: PathBuf,
     /// The format of log lines.
     pub log_format: LogFormat,
     /// The ports for which an assessment looks by default.
@@ -114,6 +116,8 @@ struct ConfigFile {
 struct AuthorityFile {
     #[serde(default)]
     root_key: Option<PathBuf>,
+    #[serde(default)]
+    people_key: Option<PathBuf>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -176,7 +180,8 @@ impl BrokerConfig {
         let aws = file.aws.map(|aws| aws.checked(&trust_domain)).transpose()?;
         let azure = file.azure.map(|azure| azure.checked(&trust_domain)).transpose()?;
         Ok(Self {
-            root_key: root_key(file.authority.root_key, &file.data_dir)?,
+            root_key: authority_key("root_key", file.authority.root_key, &file.data_dir, "root.key")?,
+            people_key: authority_key("people_key", file.authority.people_key, &file.data_dir, "people.key")?,
             retention: file.retention.checked(&file.data_dir)?,
             data_dir: file.data_dir,
             listen,
@@ -219,11 +224,16 @@ fn address(key: &str, text: &str) -> Result<SocketAddr, Invalid> {
 }
 
 /// Returns the configured file, or the one that `init` makes.
-fn root_key(file: Option<PathBuf>, data_dir: &Path) -> Result<PathBuf, Invalid> {
-    let file = file.unwrap_or_else(|| data_dir.join(AUTHORITY_DIR).join("root.key"));
+fn authority_key(
+    key: &str,
+    file: Option<PathBuf>,
+    data_dir: &Path,
+    default: &str,
+) -> Result<PathBuf, Invalid> {
+    let file = file.unwrap_or_else(|| data_dir.join(AUTHORITY_DIR).join(default));
     if !file.is_absolute() {
         let problem = format!("{} is not absolute", file.display());
-        return Err(Invalid::new("authority.root_key", problem, "write a path that begins with /"));
+        return Err(Invalid::new(format!("authority.{key}"), problem, "write a path that begins with /"));
     }
     Ok(file)
 }
@@ -307,6 +317,7 @@ mod tests {
             ("names", "metrics_listen = \"9464\"\nnames", "metrics_listen"),
             ("names", "cloud.sweep_every = \"0s\"\nnames", "cloud.sweep_every"),
             ("names", "authority.root_key = \"root.key\"\nnames", "authority.root_key"),
+            ("names", "authority.people_key = \"people.key\"\nnames", "authority.people_key"),
             ("names", "cloud.sweep = \"1s\"\nnames", "sweep"),
             ("names", "replica.name = \"a b\"\nnames", "replica.name"),
             ("names", "replica.drain = \"1h\"\nnames", "replica.drain"),

@@ -15,7 +15,7 @@ use postern_broker::config::{BrokerConfig, LogFormat, lifetime};
 use postern_broker::traces::{self, Exporter};
 use postern_broker::{migrate, run, setup};
 use postern_core::target::CloudKind;
-use postern_core::{Name, Role};
+use postern_core::{KeyHash, Name, Role};
 use postern_store::redis::Redis;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -88,6 +88,9 @@ enum BrokerCommand {
         /// The time for which it is valid, at most 365d.
         #[arg(long, default_value = "90d", value_parser = lifetime)]
         valid_for: Duration,
+        /// The file with the private key that signs for people; as [authority] people_key if not given.
+        #[arg(long)]
+        people_key: Option<PathBuf>,
         /// Issue the certificate although the name has one in another role: both are one principal, and share its grants.
         #[arg(long)]
         allow_other_role: bool,
@@ -102,14 +105,72 @@ enum AuthorityCommand {
         #[arg(long)]
         check: bool,
     },
-    /// Makes a new intermediate with the root's key. A running broker takes it up without a restart; an intermediate that
+    /// Makes new intermediates with the root's key. A running broker takes them up without a restart; an intermediate that
     /// has ended may be renewed, too.
     ///
-    /// Certificates that the old intermediate signed stay valid until their own ends.
+    /// Certificates that the old intermediates signed stay valid until their own ends. An authority with one intermediate has two
+    /// afterwards: one for agents and brokers, one for people.
     Renew {
         /// The file with the root's private key, readable by its owner alone.
         #[arg(long)]
         root_key: PathBuf,
+        /// The file with the private key that signs for people; as [authority] people_key if not given. Without it that
+        /// intermediate stays.
+        #[arg(long)]
+        people_key: Option<PathBuf>,
+        /// Make a new intermediate for people although the key of the present one is not in that file: it is lost.
+        #[arg(long)]
+        replace_people: bool,
+    },
+    /// Replaces the root, in steps with an overlap: no agent is enrolled again.
+    Roll {
+        #[command(subcommand)]
+        step: RollStep,
+    },
+    /// Revokes an intermediate whose key was stolen: every broker refuses its certificates within seconds, and agents renew within
+    /// minutes.
+    RevokeIntermediate {
+        /// The key of the intermediate, as `authority status` shows it: 64 hexadecimal digits.
+        key: KeyHash,
+        /// The file with the root's private key; needed if the intermediate signs now.
+        #[arg(long)]
+        root_key: Option<PathBuf>,
+        /// The file for the private key that signs for people; as [authority] people_key if not given.
+        #[arg(long)]
+        people_key: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum RollStep {
+    /// Makes the next root, for which the old one vouches. Running brokers make it known.
+    Begin {
+        /// The file with the old root's private key.
+        #[arg(long)]
+        root_key: PathBuf,
+        /// The file for the next root's private key; data_dir/ca/next-root.key if not given.
+        #[arg(long)]
+        new_root_key: Option<PathBuf>,
+    },
+    /// Shows both roots, and the agents and people that still need the old one.
+    Status,
+    /// Lets the next root sign. Refused while an agent has not confirmed that it trusts that root.
+    Switch {
+        /// The file with the next root's private key; data_dir/ca/next-root.key if not given.
+        #[arg(long)]
+        new_root_key: Option<PathBuf>,
+        /// The file with the private key that signs for people; as [authority] people_key if not given.
+        #[arg(long)]
+        people_key: Option<PathBuf>,
+        /// Switch although agents have not confirmed.
+        #[arg(long)]
+        force: bool,
+    },
+    /// Ends the trust in the old root. Refused while an agent or a person has a certificate under it.
+    Finish {
+        /// Finish although certificates under the old root are in use.
+        #[arg(long)]
+        force: bool,
     },
 }
 
@@ -149,6 +210,11 @@ async fn execute(arguments: BrokerArguments) -> anyhow::Result<ExitCode> {
                 out,
                 "{} is not needed from day to day: take it offline, and run `postern-broker authority renew` once a year",
                 config.authority_dir().join("root.key").display()
+            )?;
+            writeln!(
+                out,
+                "{} signs for people and only `postern-broker issue` needs it: take it out of the broker's reach as well",
+                config.people_key.display()
             )?;
         }
         BrokerCommand::Serve => {
@@ -197,11 +263,10 @@ async fn execute(arguments: BrokerArguments) -> anyhow::Result<ExitCode> {
                 return Ok(ATTENTION.into());
             }
         }
-        BrokerCommand::Authority { command: AuthorityCommand::Renew { root_key } } => {
-            writeln!(out, "{}", authority::command::renew(&config, &root_key)?)?;
-        }
-        BrokerCommand::Issue { name, role, out: dir, valid_for: lifetime, allow_other_role } => {
-            let asked = setup::IssueCommand { role, name, lifetime, out: &dir, allow_other_role };
+        BrokerCommand::Authority { command } => writeln!(out, "{}", change_authority(&config, command)?)?,
+        BrokerCommand::Issue { name, role, out: dir, valid_for: lifetime, people_key, allow_other_role } => {
+            let people_key = people_key.as_deref().unwrap_or(&config.people_key);
+            let asked = setup::IssueCommand { role, name, lifetime, out: &dir, people_key, allow_other_role };
             let (serial, end) = setup::issue(&config, asked)?;
             writeln!(
                 out,
@@ -211,6 +276,31 @@ async fn execute(arguments: BrokerArguments) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Runs a command that changes the authority, and returns a text about the outcome.
+fn change_authority(config: &BrokerConfig, command: AuthorityCommand) -> anyhow::Result<String> {
+    let people = |key: Option<PathBuf>| key.unwrap_or_else(|| config.people_key.clone());
+    match command {
+        AuthorityCommand::Status { .. } => authority::command::status(config).map(|(text, _)| text),
+        AuthorityCommand::Renew { root_key, people_key, replace_people } => {
+            authority::command::renew(config, &root_key, &people(people_key), replace_people)
+        }
+        AuthorityCommand::RevokeIntermediate { key, root_key, people_key } => {
+            authority::revoke_command::revoke(config, key, root_key.as_deref(), &people(people_key))
+        }
+        AuthorityCommand::Roll { step } => match step {
+            RollStep::Begin { root_key, new_root_key } => {
+                authority::roll_command::begin(config, &root_key, new_root_key.as_deref())
+            }
+            RollStep::Status => Ok(authority::roll_command::status(config)?.trim_end().to_owned()),
+            RollStep::Switch { new_root_key, people_key, force } => {
+                let people_key = people(people_key);
+                authority::roll_command::switch(config, new_root_key.as_deref(), &people_key, force)
+            }
+            RollStep::Finish { force } => authority::roll_command::finish(config, force),
+        },
+    }
 }
 
 /// Returns the providers of the clouds that the configuration names. No call is made yet.

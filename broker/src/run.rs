@@ -31,7 +31,9 @@ use crate::api::{self, Authenticators, Listener};
 use crate::app::access::{Deciding, RequestQuotas};
 use crate::app::denials::{self, Denials, SUMMARY_INTERVAL};
 use crate::app::{About, App, CloneAttempts};
-use crate::authority::{CLOCK_TOLERANCE, Keeper, LOOK_EVERY, Standing, first_serving, show_readiness};
+use crate::authority::{
+    CLOCK_TOLERANCE, Keeper, LOOK_EVERY, RollReport, Standing, first_serving, show_readiness,
+};
 use crate::clock::{Clock, boottime, wall};
 use crate::cluster::Cluster;
 use crate::cluster::follower::{Follower, LATE_AFTER};
@@ -128,7 +130,8 @@ async fn start(
     let store = InstrumentedStore::over(&store).keeping(config.limits.store_reserve());
     let clock = Clock::start(store::newest_record(&store).await?);
     let now = wall();
-    let authority = Arc::new(Authority::load(&config.authority_dir(), &config.trust_domain)?);
+    let authority = Authority::load(&config.authority_dir(), &config.trust_domain)?;
+    let authority = Arc::new(authority.with_people_key(&config.people_key));
     let standing = Arc::new(Standing::of(config));
     standing.note_clock(clock.wall_ahead());
     refuse_exposed_root_key(&authority, config)?;
@@ -144,10 +147,11 @@ async fn start(
     let parts = Parts::new(store, coordination, providers, clock, readiness.clone(), shutdown);
     // Before the first call: no revoked proof is admitted while the first round is on its way.
     parts.revocations.read(&parts.store).await?;
+    parts.revocations.learn_intermediates(authority.revoked()?);
     let (head, heads) = watch::channel(parts.store.audit_head().await?.seq);
     let app = Arc::new(parts.app(config, Arc::clone(&authority), Arc::clone(&standing)));
     let keeper = Keeper {
-        authority,
+        authority: Arc::clone(&authority),
         standing: Arc::clone(&standing),
         store: parts.store.clone(),
         readiness: readiness.clone(),
@@ -155,6 +159,8 @@ async fn start(
         identity,
         serving,
         names: config.names.clone(),
+        roll_report: RollReport::of(config),
+        revocations: Arc::clone(&parts.revocations),
     };
 
     let mut tasks = Tasks::default();
@@ -198,7 +204,7 @@ async fn start(
     tasks.spawn("authority", keeper.keep(parts.reporter(Task::Authority, Some(LOOK_EVERY))));
     tasks.spawn("clock", watch_clock(clock, standing, parts.reporter(Task::Clock, Some(CLOCK_INTERVAL))));
     let reporter = parts.reporter(Task::Principals, Some(LOOK_INTERVAL));
-    tasks.spawn("principals", parts.principals(config).keep(reporter));
+    tasks.spawn("principals", parts.principals(config, authority).keep(reporter));
     let reporter = parts.reporter(Task::Denials, Some(SUMMARY_INTERVAL));
     tasks.spawn("denials", denials::keep_summarizing(Arc::clone(&app), reporter));
     let reporter = parts.reporter(Task::Retention, Some(ROUND_INTERVAL));
@@ -322,11 +328,12 @@ impl Parts {
         }
     }
 
-    fn principals(&self, config: &BrokerConfig) -> PrincipalKeeper {
+    fn principals(&self, config: &BrokerConfig, authority: Arc<Authority>) -> PrincipalKeeper {
         PrincipalKeeper {
             store: self.store.clone(),
             revocations: Arc::clone(&self.revocations),
             journal: Journal::of(&config.data_dir),
+            authority,
             clock: self.clock,
         }
     }

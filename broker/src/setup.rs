@@ -31,8 +31,9 @@ pub async fn init(config: &BrokerConfig, administrator: Name) -> anyhow::Result<
     let place = private_place(dir).context("cannot keep keys in data_dir")?;
     files::make_private_dir_all(&place).with_context(|| format!("cannot make {}", dir.display()))?;
     let now = wall();
-    let authority = Authority::init(&config.authority_dir(), &config.trust_domain, now)
-        .context("cannot set up the authority")?;
+    let authority =
+        Authority::init_with(&config.authority_dir(), &config.people_key, &config.trust_domain, now)
+            .context("cannot set up the authority")?;
     let (store, coordination) = open_store(config).await.context("cannot make the store")?;
     let principal = Principal::local(Role::Administrator, administrator.clone());
     let (credentials, entry) = sign(&authority, &principal, administrator, ADMIN_LIFETIME, now)?;
@@ -63,12 +64,14 @@ pub struct IssueCommand<'a> {
     pub lifetime: Duration,
     /// The directory for the identity.
     pub out: &'a Path,
+    /// The file with the key of the intermediate for people.
+    pub people_key: &'a Path,
     /// Lets the principal have the certificate although it has one in another role.
     pub allow_other_role: bool,
 }
 
-/// Makes the client certificate of a principal, and returns its serial number and its end. It needs the authority's files, and no
-/// running broker: it leaves a record of the certificate in the data directory, which a broker takes up.
+/// Makes the client certificate of a principal, and returns its serial number and its end. It needs the authority's files, with the
+/// key of the intermediate for people, and no running broker: it leaves a record of the certificate in the data directory, which a broker takes up.
 ///
 /// # Errors
 /// A lifetime past a year, a name that was issued in another role, an identity that is there already, a directory that others can write,
@@ -77,7 +80,7 @@ pub fn issue(
     config: &BrokerConfig,
     asked: IssueCommand<'_>,
 ) -> anyhow::Result<(CertificateSerial, Timestamp)> {
-    let IssueCommand { role, name, lifetime, out, allow_other_role } = asked;
+    let IssueCommand { role, name, lifetime, out, people_key, allow_other_role } = asked;
     anyhow::ensure!(
         !lifetime.is_zero() && lifetime <= MAX_LIFETIME,
         "--valid-for is out of range; use at most 365d"
@@ -89,7 +92,8 @@ pub fn issue(
     );
     let place = private_place(out).context("cannot write a key to --out")?;
     let now = wall();
-    let authority = Authority::load(&config.authority_dir(), &config.trust_domain)?;
+    let authority =
+        Authority::load(&config.authority_dir(), &config.trust_domain)?.with_people_key(people_key);
     let (principal, journal) = (Principal::local(role, name.clone()), Journal::of(&config.data_dir));
     let lock = journal.lock()?;
     let others = journal.other_roles(principal.key(), role)?;

@@ -6,13 +6,14 @@ use std::error::Error as _;
 use std::future::Future;
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use postern_core::PrincipalKey;
 use postern_pki::credentials::Credentials;
 use postern_pki::identity::SpiffeId;
-use postern_pki::tls;
+use postern_pki::tls::{self, LearnedRoots};
 use postern_proto::client::channel;
 use postern_proto::v1::access_service_client::AccessServiceClient;
 use postern_proto::v1::agent_service_client::AgentServiceClient;
@@ -22,7 +23,7 @@ use postern_proto::v1::principal_service_client::PrincipalServiceClient;
 use postern_proto::v1::status_service_client::StatusServiceClient;
 use postern_proto::v1::target_service_client::TargetServiceClient;
 use postern_runtime::clock;
-use postern_runtime::error_chain::causes;
+use postern_runtime::error_chain::{causes, error_chain};
 use rustls::CertificateError;
 use rustls::pki_types::UnixTime;
 use tonic::transport::Channel;
@@ -45,6 +46,7 @@ pub(crate) struct BrokerClient {
     identity: PathBuf,
     credentials: Credentials,
     channel: Channel,
+    learned: Arc<LearnedRoots>,
 }
 
 impl BrokerClient {
@@ -56,8 +58,10 @@ impl BrokerClient {
         let Settings { broker: address, identity } = Settings::resolve(connection, &default_file())?;
         let unusable = |source| Failure::Identity { dir: identity.clone(), source };
         let credentials = Credentials::load(&identity).map_err(unusable)?;
-        let channel = channel(&address, tls::client_config(&credentials).map_err(unusable)?)?;
-        Ok(Self { address, identity, credentials, channel })
+        let learned = Arc::default();
+        let tls = tls::client_config_learning(&credentials, &learned).map_err(unusable)?;
+        let channel = channel(&address, tls)?;
+        Ok(Self { address, identity, credentials, channel, learned })
     }
 
     /// Returns the key of the principal that the certificate proves.
@@ -128,9 +132,25 @@ impl BrokerClient {
         limit: Duration,
         call: impl Future<Output = Result<Response<T>, Status>>,
     ) -> Result<T, Failure> {
-        match tokio::time::timeout(limit, call).await {
+        let answer = tokio::time::timeout(limit, call).await;
+        self.save_learned_roots();
+        match answer {
             Ok(answer) => answer.map(Response::into_inner).map_err(|status| self.failure(status)),
             Err(_) => Err(self.unanswered(limit)),
+        }
+    }
+
+    /// Writes the roots that the handshake brought into the identity's directory: the authority replaces its root, and the command must
+    /// trust the next one before the old one ends.
+    fn save_learned_roots(&self) {
+        let Some(roots) = self.learned.take() else { return };
+        if let Err(error) = Credentials::save_roots(&self.identity, &roots) {
+            let file = self.identity.join("roots.pem").display().to_string();
+            output::warn(&format!(
+                "the broker's authority replaces its root, and the command cannot write the roots into {file} ({}); make it writable and \
+                 run a command again, or copy roots.pem from another identity, before the old root is gone",
+                error_chain(&error)
+            ));
         }
     }
 

@@ -97,6 +97,11 @@ impl Console {
     }
 }
 
+/// Writes a warning to stderr that is no part of a command's own notes. A closed stderr is no error.
+pub(crate) fn warn(warning: &str) {
+    let _ = writeln!(io::stderr(), "warning: {warning}");
+}
+
 /// Escapes the characters of foreign text that control a terminal. Line ends stay.
 pub(crate) fn printable(text: &str) -> String {
     let line = |line| match free_text("text", line, usize::MAX) {

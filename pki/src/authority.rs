@@ -1,14 +1,25 @@
-//! The certificate authority: a root that can be kept offline, and an intermediate (path length 0) that signs.
+//! The certificate authority: a root that can be kept offline, and two intermediates (path length 0) that sign.
 //!
 //! A certificate carries the names that the authority writes, whatever the signing request asks for.
+//!
+//! One intermediate signs for agents and for the broker itself; a running broker needs its key. The other signs for people, and its
+//! key may be offline: [`crate::purpose`] has the reason and the rule. An authority of an earlier version has one intermediate for
+//! both, until [`Authority::renew_people`] and [`Authority::renew`] make two.
 //!
 //! An intermediate lives for a year, and a new one takes its place while the authority signs: by
 //! [`Authority::renew_if_due`], or by [`Authority::reload`] where [`Authority::renew`] made it on disk. Every peer trusts the root, and every certificate
 //! travels with the intermediate that signed it. So certificates of the old intermediate are good until their own ends,
 //! beside those of the new one, and brokers that share a root need not know each other's intermediates.
+//!
+//! The root is replaced in steps, with an overlap: see [`RollPhase`] and its module.
 
 mod certificate;
 mod disk;
+mod renewal;
+mod revoked;
+mod roll;
+mod roots;
+mod signer;
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -16,18 +27,20 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use rcgen::{
-    CertificateParams, CertificateSigningRequestParams, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyUsagePurpose, SanType,
-};
-use rustls::pki_types::CertificateDer;
+use postern_core::KeyHash;
+use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose, SanType};
 
 pub use self::certificate::CaCertificate;
-use self::certificate::{earlier, is_of_key, is_signed_by, later, set_validity};
-use self::disk::{Intermediate, Paths};
+pub(crate) use self::certificate::{is_self_issued, is_signed_by};
+use self::disk::Paths;
+pub use self::disk::PeopleOutcome;
+pub use self::roots::RollPhase;
+use self::roots::Roots;
+pub use self::signer::Issued;
+use self::signer::Signer;
 use crate::credentials::{self, KeyPair};
-use crate::identity::{self, SpiffeId, TrustDomain};
-use crate::life::{BACKDATE, Life, is_renewal_due};
+use crate::identity::{SpiffeId, TrustDomain};
+use crate::purpose::Purpose;
 use crate::{Fingerprint, PkiError, files};
 
 /// The life of an agent's certificate.
@@ -37,25 +50,13 @@ pub const AGENT_LIFETIME: Duration = Duration::from_secs(3600);
 pub struct Authority {
     trust_domain: TrustDomain,
     paths: Paths,
-    root: Vec<u8>,
-    root_facts: CaCertificate,
-    signer: RwLock<Arc<Signer>>,
+    loaded: RwLock<Arc<Loaded>>,
 }
 
-/// The intermediate in use, with its key.
-struct Signer {
-    certificate: Vec<u8>,
-    facts: CaCertificate,
-    issuer: Issuer<'static, rcgen::KeyPair>,
-}
-
-/// A fresh certificate.
-#[derive(Debug, Clone)]
-pub struct Issued {
-    /// The certificate and the intermediate that signed it, DER, leaf first.
-    pub chain: Vec<Vec<u8>>,
-    /// The end of the certificate.
-    pub not_after: Timestamp,
+/// The roots and the intermediate for agents, as they were read last.
+struct Loaded {
+    roots: Roots,
+    signer: Signer,
 }
 
 impl std::fmt::Debug for Authority {
@@ -64,155 +65,143 @@ impl std::fmt::Debug for Authority {
     }
 }
 
+impl Loaded {
+    fn read(paths: &Paths) -> Result<Self, PkiError> {
+        let roots = Roots::read(paths)?;
+        let signer = Signer::on_disk(paths, &roots)?;
+        Ok(Self { roots, signer })
+    }
+
+    /// Returns the root that signed the intermediate for agents.
+    fn active_root(&self) -> &CaCertificate {
+        &self.roots.active(Some(&self.signer.certificate)).facts
+    }
+}
+
 impl Authority {
-    /// Makes `root.key`, `root.pem`, `intermediate.key` and `intermediate.pem` in the directory.
+    /// Makes `root.key`, `root.pem`, and the key and the certificate of each intermediate in the directory.
     ///
     /// # Errors
     /// A file exists already, or cannot be written.
     pub fn init(dir: &Path, trust_domain: &TrustDomain, now: Timestamp) -> Result<Self, PkiError> {
-        let paths = Paths::of(dir);
+        Self::init_with(dir, &dir.join("people.key"), trust_domain, now)
+    }
+
+    /// Makes the same with the key of the intermediate for people in this file.
+    ///
+    /// # Errors
+    /// As [`Self::init`].
+    pub fn init_with(
+        dir: &Path,
+        people_key: &Path,
+        trust_domain: &TrustDomain,
+        now: Timestamp,
+    ) -> Result<Self, PkiError> {
+        let paths = Paths::of(dir).with_people_key(people_key);
         for path in paths.all() {
             if path.symlink_metadata().is_ok() {
                 return Err(PkiError::Exists { path: path.clone() });
             }
         }
-        let (root_key, key) = (KeyPair::generate()?, KeyPair::generate()?);
-        let root = certificate::root(&root_key, trust_domain, now)?.der().to_vec();
-        let (root_pem, root_key_pem) =
-            (credentials::to_pem(std::slice::from_ref(&root)), root_key.0.serialize_pem());
-        let intermediate = certificate::intermediate(&key, trust_domain, &root, root_key, now)?;
+        let root_key = KeyPair::generate()?;
+        let root = certificate::root(&root_key, trust_domain, now)?;
+        let root_key_pem = root_key.0.serialize_pem();
         files::make_dir(dir)?;
         files::write(&paths.root_key, &root_key_pem, 0o600)?;
-        files::write(&paths.root, &root_pem, 0o644)?;
-        paths.write_intermediate(&key, &intermediate)?;
-        Self::load(dir, trust_domain)
+        files::write(&paths.root, &credentials::to_pem(std::slice::from_ref(&root)), 0o644)?;
+        paths.replace(&paths.people, trust_domain, &root, root_key, now)?;
+        let root_key = credentials::parse_key(&paths.root_key, &root_key_pem)?;
+        paths.replace(&paths.agents, trust_domain, &root, root_key, now)?;
+        Ok(Self::load(dir, trust_domain)?.with_people_key(people_key))
     }
 
-    /// Reads what [`Self::init`] made. `root.key` may have been taken offline. An intermediate that has ended is loaded,
-    /// too: the authority signs nothing with it, and waits for the next.
+    /// Reads what [`Self::init`] made. `root.key` and `people.key` may have been taken offline. An intermediate that has ended is
+    /// loaded, too: the authority signs nothing with it, and waits for the next.
     ///
     /// # Errors
-    /// A file that is missing or malformed, a key that others can read, or an intermediate that the root did not sign.
+    /// A file that is missing or malformed, a key that others can read, or an intermediate that no root signed.
     pub fn load(dir: &Path, trust_domain: &TrustDomain) -> Result<Self, PkiError> {
         let paths = Paths::of(dir);
         if paths.root_key.symlink_metadata().is_ok() {
             credentials::load_key(&paths.root_key)?;
         }
-        let root = paths.read_root()?;
-        let root_facts = CaCertificate::read(&paths.root.display().to_string(), &root)?;
-        let signer = RwLock::new(Arc::new(Signer::on_disk(&paths, &root)?));
-        Ok(Self { trust_domain: trust_domain.clone(), paths, root, root_facts, signer })
+        let loaded = RwLock::new(Arc::new(Loaded::read(&paths)?));
+        Ok(Self { trust_domain: trust_domain.clone(), paths, loaded })
     }
 
-    /// Takes up the intermediate on disk, if it is another one. Returns whether it is.
+    /// Has the key of the intermediate for people in another file than `people.key` beside the root.
+    #[must_use]
+    pub fn with_people_key(self, key: &Path) -> Self {
+        Self { paths: self.paths.with_people_key(key), ..self }
+    }
+
+    /// Takes up the roots and the intermediate on disk, if they are others. Returns whether they are.
     ///
     /// # Errors
-    /// As [`Self::load`]; the authority keeps the intermediate that it has.
+    /// As [`Self::load`]; the authority keeps what it has.
     pub fn reload(&self) -> Result<bool, PkiError> {
-        let found = Signer::on_disk(&self.paths, &self.root)?;
-        let is_another = found.certificate != self.signer().certificate;
+        let (found, now) = (Loaded::read(&self.paths)?, self.loaded());
+        let is_another = found.signer.certificate != now.signer.certificate || found.roots != now.roots;
         if is_another {
-            self.set(found);
+            *self.loaded.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(found);
         }
         Ok(is_another)
     }
 
-    /// Makes a new intermediate with the root's key, and writes it durably. It needs `root.pem` and the key alone: the old
-    /// intermediate may be missing or damaged. A crash at any moment leaves the old one or the new one, each whole. An
-    /// authority that is loaded takes the new one up with [`Self::reload`].
-    ///
-    /// # Errors
-    /// The key cannot be read, can be read by other users, or is not the root's; the root is not valid at `now`; another
-    /// program is renewing; a file cannot be written. Nothing changes then, unless the file is `intermediate.pem`, the copy
-    /// for people.
-    pub fn renew(
-        dir: &Path,
-        trust_domain: &TrustDomain,
-        root_key: &Path,
-        now: Timestamp,
-    ) -> Result<CaCertificate, PkiError> {
-        let paths = Paths::of(dir);
-        let root = paths.read_root()?;
-        let root_key = paths.read_root_key(root_key, &root)?;
-        let _lock = paths.lock()?;
-        let made = paths.replace_intermediate(trust_domain, &root, root_key, now)?;
-        CaCertificate::read("the new intermediate", &made)
-    }
-
-    /// Renews the intermediate as [`Self::renew`] does, if the one on disk is due at `now`: another program may have
-    /// renewed it just before. Returns whether this call renewed it.
-    ///
-    /// # Errors
-    /// As [`Self::renew`], and as [`Self::reload`].
-    pub fn renew_if_due(&self, root_key: &Path, now: Timestamp) -> Result<bool, PkiError> {
-        let root_key = self.paths.read_root_key(root_key, &self.root)?;
-        let _lock = self.paths.lock()?;
-        self.reload()?;
-        let due = self.is_renewal_due(now);
-        if due {
-            let made = self.paths.replace_intermediate(&self.trust_domain, &self.root, root_key, now);
-            self.reload()?;
-            made?;
-        }
-        Ok(due)
-    }
-
-    /// Returns `intermediate.pem` if it is not a copy of the intermediate on disk: a renewal was killed between the two
-    /// files, or the copy was removed or edited.
-    pub fn stale_copy(&self) -> Option<&Path> {
-        let found = self.paths.read_intermediate().ok()?;
-        (!self.paths.is_copied(&found)).then_some(self.paths.intermediate.as_path())
-    }
-
-    /// Writes `intermediate.pem` again if it is not a copy of the intermediate on disk. Returns whether it wrote.
-    ///
-    /// # Errors
-    /// The intermediate cannot be read, the copy cannot be written, or another program is renewing.
-    pub fn mend_copy(&self) -> Result<bool, PkiError> {
-        if self.stale_copy().is_none() {
-            return Ok(false);
-        }
-        let _lock = self.paths.lock()?;
-        self.paths.mend_copy()
-    }
-
-    /// Checks that a file holds the root's key and that only its owner can read it.
+    /// Checks that a file holds the key of the root that signs, and that only its owner can read it.
     ///
     /// # Errors
     /// As [`Self::renew`] says of the key.
     pub fn check_root_key(&self, root_key: &Path) -> Result<(), PkiError> {
-        self.paths.read_root_key(root_key, &self.root).map(drop)
+        let loaded = self.loaded();
+        let root = loaded.roots.active(Some(&loaded.signer.certificate));
+        self.paths.read_root_key(root_key, &root.der).map(drop)
     }
 
-    /// Reports whether the intermediate should be renewed at `now`: see [`is_renewal_due`].
-    pub fn is_renewal_due(&self, now: Timestamp) -> bool {
-        is_renewal_due(&self.signer().facts.life, &self.root_facts.life, now)
+    /// Returns the certificate of the root that signs.
+    pub fn root(&self) -> CaCertificate {
+        self.loaded().active_root().clone()
     }
 
-    /// Returns the root's certificate.
-    pub fn root(&self) -> &CaCertificate {
-        &self.root_facts
+    /// Returns the phase of the replacement of the root.
+    pub fn phase(&self) -> RollPhase {
+        let loaded = self.loaded();
+        loaded.roots.phase(&loaded.signer.certificate)
     }
 
-    /// Returns the certificate of the intermediate in use.
+    /// Returns the certificate of the intermediate for agents.
     pub fn intermediate(&self) -> CaCertificate {
-        self.signer().facts.clone()
+        self.loaded().signer.facts.clone()
     }
 
-    /// Returns the intermediates that were replaced and are valid at `now`, the newest last: certificates that they
-    /// signed are good until their own ends.
+    /// Returns the certificate of the intermediate for people; none if there is none yet, or if it cannot be read.
+    pub fn people(&self) -> Option<CaCertificate> {
+        let der = self.paths.people_certificate().ok().flatten()?;
+        CaCertificate::read("people.pem", &der).ok()
+    }
+
+    /// Returns the file for the key of the intermediate for people.
+    pub fn people_key_file(&self) -> &Path {
+        &self.paths.people.key
+    }
+
+    /// Returns the intermediates that were replaced, are valid at `now` and lead to a root that is trusted, the newest last:
+    /// certificates that they signed are good until their own ends.
     ///
     /// # Errors
     /// The list cannot be read.
     pub fn previous(&self, now: Timestamp) -> Result<Vec<CaCertificate>, PkiError> {
-        let what = self.paths.previous.display().to_string();
-        self.paths.read_previous(now)?.iter().map(|der| CaCertificate::read(&what, der)).collect()
+        let (what, loaded) = (self.paths.previous.display().to_string(), self.loaded());
+        let previous = self.paths.read_previous(now)?;
+        let trusted = previous.iter().filter(|der| loaded.roots.signer_of(der).is_some());
+        trusted.map(|der| CaCertificate::read(&what, der)).collect()
     }
 
-    /// Signs a certificate for an identity.
+    /// Signs a certificate for an identity. The one for a principal is signed with the key of the intermediate for people, which is
+    /// read from its file each time.
     ///
     /// # Errors
-    /// The request is malformed or not signed by its own key, or the intermediate is not valid.
+    /// The request is malformed or not signed by its own key, or the intermediate is not valid, or the key for people is not there.
     pub fn issue(
         &self,
         csr: &[u8],
@@ -220,10 +209,27 @@ impl Authority {
         lifetime: Duration,
         now: Timestamp,
     ) -> Result<Issued, PkiError> {
-        let signer = self.signer();
+        let loaded = self.loaded();
+        let people = match Purpose::of_party(identity) {
+            Purpose::Agents => None,
+            Purpose::People => self.people_signer(&loaded)?,
+        };
+        let signer = people.as_ref().unwrap_or(&loaded.signer);
         signer.check_valid(now)?;
         let life = signer.leaf_life(lifetime, now);
-        signer.sign(self.leaf_params(identity, &[], life)?, csr)
+        signer.sign(self.leaf_params(identity, &[])?, life, csr)
+    }
+
+    /// Reads the intermediate for people with its key; none while one intermediate signs for every party.
+    fn people_signer(&self, loaded: &Loaded) -> Result<Option<Signer>, PkiError> {
+        let people = &self.paths.people;
+        if people.is_at_hand()? {
+            return Signer::of(people.read()?, people, &loaded.roots).map(Some);
+        }
+        if loaded.signer.facts.purpose.is_none() && people.copy.symlink_metadata().is_err() {
+            return Ok(None);
+        }
+        Err(PkiError::NoPeopleKey { path: people.key.clone() })
     }
 
     /// Signs the certificate with which a broker serves under these DNS names and addresses. Where the intermediate is
@@ -239,36 +245,43 @@ impl Authority {
         lifetime: Duration,
         now: Timestamp,
     ) -> Result<Issued, PkiError> {
-        let signer = self.signer();
-        let own = signer.facts.life;
-        let life = if own.holds(now) { signer.leaf_life(lifetime, now) } else { own };
-        signer.sign(self.leaf_params(&SpiffeId::Broker, names, life)?, csr)
+        let loaded = self.loaded();
+        let own = loaded.signer.facts.life;
+        let life = if own.holds(now) { loaded.signer.leaf_life(lifetime, now) } else { own };
+        loaded.signer.sign(self.leaf_params(&SpiffeId::Broker, names)?, life, csr)
     }
 
-    /// Returns the roots that a peer of this authority's certificates must trust, DER.
+    /// Returns the roots that a peer of this authority's certificates must trust, DER: two while a root is being replaced, the old
+    /// one first.
     pub fn roots(&self) -> Vec<Vec<u8>> {
-        vec![self.root.clone()]
+        self.loaded().roots.all().map(|root| root.der.clone()).collect()
     }
 
-    /// Returns the root's fingerprint.
+    /// Returns the hashes of the public keys of those roots.
+    pub fn root_keys(&self) -> Vec<KeyHash> {
+        self.loaded().roots.all().map(|root| root.facts.key).collect()
+    }
+
+    /// Returns the next root; none while no root is being replaced.
+    pub fn next_root(&self) -> Option<CaCertificate> {
+        self.loaded().roots.next.as_ref().map(|next| next.root.facts.clone())
+    }
+
+    /// Returns the old root, which is the root while none is being replaced.
+    pub fn old_root(&self) -> CaCertificate {
+        self.loaded().roots.root.facts.clone()
+    }
+
+    /// Returns the fingerprint of the root that join tokens pin.
     pub fn fingerprint(&self) -> Fingerprint {
-        Fingerprint::of(&self.root)
+        Fingerprint::of(&self.loaded().roots.root.der)
     }
 
-    fn signer(&self) -> Arc<Signer> {
-        Arc::clone(&self.signer.read().unwrap_or_else(PoisonError::into_inner))
+    fn loaded(&self) -> Arc<Loaded> {
+        Arc::clone(&self.loaded.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn set(&self, signer: Signer) {
-        *self.signer.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(signer);
-    }
-
-    fn leaf_params(
-        &self,
-        identity: &SpiffeId,
-        names: &[String],
-        life: Life,
-    ) -> Result<CertificateParams, PkiError> {
+    fn leaf_params(&self, identity: &SpiffeId, names: &[String]) -> Result<CertificateParams, PkiError> {
         let mut params = CertificateParams::default();
         params.distinguished_name = rcgen::DistinguishedName::new();
         let uri = identity.to_uri(&self.trust_domain);
@@ -289,59 +302,6 @@ impl Authority {
             SpiffeId::Agent(_) | SpiffeId::Principal { .. } => vec![ExtendedKeyUsagePurpose::ClientAuth],
         };
         params.use_authority_key_identifier_extension = true;
-        set_validity(&mut params, life.not_before, life.not_after)?;
         Ok(params)
-    }
-}
-
-impl Signer {
-    /// Reads the intermediate on disk.
-    fn on_disk(paths: &Paths, root: &[u8]) -> Result<Self, PkiError> {
-        let found = paths.read_intermediate().and_then(|found| Self::of(found, root, paths));
-        // A key that may have leaked keeps its own error: an operator must know before another takes its place.
-        let is_leak = |error: &PkiError| matches!(error, PkiError::ExposedKey { .. });
-        found.map_err(|error| if is_leak(&error) { error } else { PkiError::NoIntermediate(Box::new(error)) })
-    }
-
-    /// Makes a signer of an intermediate.
-    fn of(found: Intermediate, root: &[u8], paths: &Paths) -> Result<Self, PkiError> {
-        let Intermediate { key, certificate, from } = found;
-        let from = from.display().to_string();
-        let facts = CaCertificate::read(&from, &certificate)?;
-        if !is_of_key(&certificate, &key) {
-            return Err(PkiError::KeyMismatch);
-        }
-        // Otherwise the authority would sign certificates that no peer trusts.
-        if !is_signed_by(&certificate, root) {
-            let problem =
-                format!("{} did not sign it; put back the two that belong together", paths.root.display());
-            return Err(PkiError::malformed(from, problem));
-        }
-        let issuer = Issuer::from_ca_cert_der(&CertificateDer::from(certificate.as_slice()), key.0)?;
-        Ok(Self { certificate, facts, issuer })
-    }
-
-    fn check_valid(&self, now: Timestamp) -> Result<(), PkiError> {
-        let Life { not_before, not_after } = self.facts.life;
-        if self.facts.life.holds(now) {
-            return Ok(());
-        }
-        Err(PkiError::AuthorityNotValid { valid: format!("{not_before:.0} to {not_after:.0}") })
-    }
-
-    /// Returns the life of a certificate that is signed at `now`: no longer than the intermediate's own.
-    fn leaf_life(&self, lifetime: Duration, now: Timestamp) -> Life {
-        let not_after = later(now, lifetime).min(self.facts.life.not_after);
-        Life { not_before: earlier(now, BACKDATE), not_after }
-    }
-
-    fn sign(&self, params: CertificateParams, csr: &[u8]) -> Result<Issued, PkiError> {
-        let bad = |error: rcgen::Error| PkiError::BadRequest { problem: error.to_string() };
-        // Checks the signature of the request, which proves that its sender has the key.
-        let request = CertificateSigningRequestParams::from_der(&csr.into()).map_err(bad)?;
-        let certificate = params.signed_by(&request.public_key, &self.issuer)?;
-        let not_after = identity::not_after(certificate.der())
-            .map_err(|error| PkiError::Crypto { problem: error.to_string() })?;
-        Ok(Issued { chain: vec![certificate.der().to_vec(), self.certificate.clone()], not_after })
     }
 }

@@ -142,6 +142,24 @@ impl Credentials {
         &self.roots
     }
 
+    /// Returns the hashes of the public keys of those roots, without the ones that cannot be read.
+    pub fn root_keys(&self) -> Vec<KeyHash> {
+        self.roots.iter().filter_map(|root| identity::key_hash(root).ok()).collect()
+    }
+
+    /// Returns the certificate chain, leaf first, DER.
+    pub fn chain(&self) -> &[Vec<u8>] {
+        &self.chain
+    }
+
+    /// Replaces the roots of the credentials in a directory, durably.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn save_roots(dir: &Path, roots: &[Vec<u8>]) -> Result<(), PkiError> {
+        files::write(&dir.join("roots.pem"), &to_pem(roots), 0o644)
+    }
+
     pub(crate) fn tls_chain(&self) -> Vec<CertificateDer<'static>> {
         self.chain.iter().cloned().map(CertificateDer::from).collect()
     }

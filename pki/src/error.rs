@@ -80,8 +80,40 @@ pub enum PkiError {
         "the authority has no intermediate that it can sign with; put intermediate.key back, or run `postern-broker authority renew --root-key FILE`, which needs root.pem and the root key alone"
     )]
     NoIntermediate(#[source] Box<Self>),
-    /// Another program is renewing the intermediate.
-    #[error("another program is renewing the authority in {}; run the command again once it is done", path.display())]
+    /// The private key of the intermediate for people is not there.
+    #[error(
+        "the private key that signs for people is not in {}; name its file with --people-key FILE or in [authority] people_key; if \
+         it is lost, run `postern-broker authority renew --root-key FILE --replace-people`",
+        path.display()
+    )]
+    NoPeopleKey {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file for the next root's key holds the present root's.
+    #[error("{} holds the key of the present root; name another file with --new-root-key FILE", path.display())]
+    SameRootKey {
+        /// The file.
+        path: PathBuf,
+    },
+    /// No root is being replaced.
+    #[error("no root is being replaced; begin with `postern-broker authority roll begin --root-key FILE`")]
+    NoRoll,
+    /// The next root does not sign yet.
+    #[error("the next root does not sign yet; run `postern-broker authority roll switch` first")]
+    NotSwitched,
+    /// The intermediate for people is under the old root.
+    #[error(
+        "the intermediate for people ({}) is under the old root; run `postern-broker authority roll switch --people-key FILE` with its key, or \
+         --force to refuse its certificates from now on",
+        path.display()
+    )]
+    PeopleUnderOldRoot {
+        /// The certificate.
+        path: PathBuf,
+    },
+    /// Another program is changing the authority.
+    #[error("another program is changing the authority in {}; run the command again once it is done", path.display())]
     RenewalUnderWay {
         /// The authority's directory.
         path: PathBuf,

@@ -50,6 +50,18 @@ pub(crate) fn write_beside(path: &Path, text: &str, mode: u32) -> Result<(), Pki
         .map_err(|source| failed(path, source))
 }
 
+/// Removes a file, if it is there.
+pub(crate) fn remove(path: &Path) -> Result<(), PkiError> {
+    files::remove(path).map_err(|source| failed(path, source))
+}
+
+/// Renames a file within its directory, durably.
+pub(crate) fn rename(from: &Path, to: &Path) -> Result<(), PkiError> {
+    fs::rename(from, to).map_err(|source| failed(from, source))?;
+    let dir = to.parent().unwrap_or(Path::new("."));
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(|source| failed(dir, source))
+}
+
 fn failed(path: &Path, source: io::Error) -> PkiError {
     PkiError::File { path: path.to_owned(), source }
 }

@@ -11,9 +11,11 @@ mod files;
 pub mod identity;
 pub mod join;
 pub mod life;
+pub mod purpose;
 pub mod renewal;
 pub mod succession;
 pub mod tls;
+mod vouching;
 
 pub use authority::{Authority, Issued};
 pub use credentials::{Credentials, KeyPair};

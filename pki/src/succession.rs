@@ -3,9 +3,12 @@
 //! **The problem.** A receiver that saves whatever a broker answers loses its identity to a wrong answer: a certificate of another
 //! machine, of another authority, or one that has ended. From then on it can reach no broker, and an operator must enrol it again.
 //!
-//! **The rule.** A renewed identity names the same party in the same trust domain, is valid now, leads to a root that the receiver
-//! trusts already, and comes with roots that contain one of the old ones. A first identity leads to the root that the join token
-//! names.
+//! **The rule.** A renewed identity names the same party in the same trust domain, is valid now, and leads to a root that the receiver
+//! trusts already. A first identity leads to the root that the join token names. Each root that comes with an identity is one that the
+//! receiver trusts, or one for which such a root *vouches*: the chain has a certificate of the new root's name and key that the old
+//! root signed, and that may sign intermediates. So the holder of an intermediate's key can name no root.
+//!
+//! The same rule lets a command learn the next root from the chain that the broker shows ([`crate::vouching`]).
 //!
 //! **On failure.** The receiver keeps what it has.
 
@@ -15,6 +18,7 @@ use jiff::Timestamp;
 
 use crate::credentials::Credentials;
 use crate::identity::{self, SpiffeIdError};
+use crate::vouching::is_vouched_for;
 use crate::{Fingerprint, tls};
 
 /// The time by which the receiver's clock may be behind: a certificate that begins within it counts as valid.
@@ -44,9 +48,9 @@ pub enum SuccessionError {
         /// Its end.
         not_after: Timestamp,
     },
-    /// None of the old roots is among the new ones.
-    #[error("none of the roots that this host trusts is among the new ones")]
-    OtherRoots,
+    /// None of the old roots vouches for one of the new ones.
+    #[error("one of the new roots is none that this host trusts, and no such root vouches for it")]
+    UnknownRoot,
     /// The roots do not contain the one that the join token names.
     #[error("the root that the join token names is not among the roots that the broker sent")]
     NotPinned,
@@ -65,9 +69,7 @@ impl Credentials {
         if found != expected {
             return Err(SuccessionError::OtherParty { found, expected });
         }
-        if !self.roots().iter().any(|root| old.roots().contains(root)) {
-            return Err(SuccessionError::OtherRoots);
-        }
+        self.check_roots(old.roots(), now)?;
         self.check_chain(old.roots(), now)?;
         // The roots replace the old ones: with roots that do not lead to its certificate, the next connection would be the last.
         self.check_chain(self.roots(), now)
@@ -80,7 +82,16 @@ impl Credentials {
     pub fn check_first_under(&self, pinned: Fingerprint, now: Timestamp) -> Result<(), SuccessionError> {
         let is_pinned = |root: &&Vec<u8>| Fingerprint::of(root) == pinned;
         let root = self.roots().iter().find(is_pinned).ok_or(SuccessionError::NotPinned)?;
-        self.check_chain(std::slice::from_ref(root), now)
+        let root = std::slice::from_ref(root);
+        self.check_roots(root, now)?;
+        self.check_chain(root, now)
+    }
+
+    /// Checks that each root is one of the trusted ones, or that one of those vouches for it.
+    fn check_roots(&self, trusted: &[Vec<u8>], now: Timestamp) -> Result<(), SuccessionError> {
+        let is_known =
+            |root: &Vec<u8>| trusted.contains(root) || is_vouched_for(root, trusted, self.chain(), now);
+        if self.roots().iter().all(is_known) { Ok(()) } else { Err(SuccessionError::UnknownRoot) }
     }
 
     fn check_chain(&self, roots: &[Vec<u8>], now: Timestamp) -> Result<(), SuccessionError> {

@@ -2,7 +2,7 @@
 //! id besides its name.
 
 use std::fmt;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -14,28 +14,35 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig,
-    SignatureScheme, SupportedProtocolVersion,
+    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, OtherError, RootCertStore,
+    ServerConfig, SignatureScheme, SupportedProtocolVersion,
 };
 
 use crate::credentials::Credentials;
 use crate::identity::{SpiffeId, TrustDomain, not_after, trust_domain_of};
 use crate::renewal::GRACE;
-use crate::{Fingerprint, PkiError};
+use crate::{Fingerprint, PkiError, purpose, vouching};
 
 const VERSIONS: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13];
 const ALPN: &[u8] = b"h2";
 
-/// The identity with which a broker serves; the broker can replace it while it serves.
+/// The identity with which a broker serves, and the roots that it trusts; the broker can replace both while it serves.
 #[derive(Clone)]
 pub struct ServerIdentity {
-    current: Arc<ServedCertificate>,
+    current: Arc<ServedIdentity>,
 }
 
-struct ServedCertificate {
-    certified: RwLock<Arc<CertifiedKey>>,
-    roots: RootCertStore,
+struct ServedIdentity {
+    served: RwLock<Served>,
+    /// The names of the roots, as the broker tells them to clients. Roots that follow each other have one name.
+    hints: Vec<DistinguishedName>,
     domain: TrustDomain,
+}
+
+/// What the next handshake uses.
+struct Served {
+    certified: Arc<CertifiedKey>,
+    clients: Arc<dyn ClientCertVerifier>,
 }
 
 impl ServerIdentity {
@@ -44,20 +51,38 @@ impl ServerIdentity {
     /// # Errors
     /// The key cannot be used, or the certificate names no identity.
     pub fn new(credentials: Credentials) -> Result<Self, PkiError> {
-        let roots = root_store(credentials.tls_roots())?;
         let domain =
             credentials.trust_domain().map_err(|error| PkiError::malformed("the certificate", error))?;
-        let certified = RwLock::new(certified(&credentials)?);
-        Ok(Self { current: Arc::new(ServedCertificate { certified, roots, domain }) })
+        let served = Served::of(&credentials)?;
+        let hints = served.clients.root_hint_subjects().to_vec();
+        Ok(Self { current: Arc::new(ServedIdentity { served: RwLock::new(served), hints, domain }) })
     }
 
-    /// Replaces the credentials from the next handshake on.
+    /// Replaces the credentials and the roots from the next handshake on.
     ///
     /// # Errors
-    /// The key cannot be used; nothing changes.
+    /// The key or a root cannot be used; nothing changes.
     pub fn set(&self, credentials: &Credentials) -> Result<(), PkiError> {
-        *self.current.certified.write().unwrap_or_else(PoisonError::into_inner) = certified(credentials)?;
+        let served = Served::of(credentials)?;
+        *self.current.served.write().unwrap_or_else(PoisonError::into_inner) = served;
         Ok(())
+    }
+}
+
+impl Served {
+    fn of(credentials: &Credentials) -> Result<Self, PkiError> {
+        let roots = Arc::new(root_store(credentials.tls_roots())?);
+        let clients = WebPkiClientVerifier::builder_with_provider(roots, provider())
+            .allow_unauthenticated()
+            .build()
+            .map_err(|error| PkiError::malformed("the list of roots", error))?;
+        Ok(Self { certified: certified(credentials)?, clients })
+    }
+}
+
+impl ServedIdentity {
+    fn clients(&self) -> Arc<dyn ClientCertVerifier> {
+        Arc::clone(&self.served.read().unwrap_or_else(PoisonError::into_inner).clients)
     }
 }
 
@@ -67,32 +92,27 @@ impl fmt::Debug for ServerIdentity {
     }
 }
 
-impl fmt::Debug for ServedCertificate {
+impl fmt::Debug for ServedIdentity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("ServedCertificate(..)")
+        f.write_str("ServedIdentity(..)")
     }
 }
 
-impl ResolvesServerCert for ServedCertificate {
+impl ResolvesServerCert for ServedIdentity {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(Arc::clone(&self.certified.read().unwrap_or_else(PoisonError::into_inner)))
+        Some(Arc::clone(&self.served.read().unwrap_or_else(PoisonError::into_inner).certified))
     }
 }
 
 /// Returns the broker's configuration. A client may have no certificate (before it has enrolled), but a certificate that it
-/// shows must be valid. An agent's may have ended within [`GRACE`]: the broker must check its end, because such a
-/// certificate is good for its renewal and nothing else. The broker keeps no sessions for resumption: an idle connection
-/// should cost little.
+/// shows must be valid, and of an intermediate for its party. An agent's may have ended within [`GRACE`]: the broker must check its
+/// end, because such a certificate is good for its renewal and nothing else. The broker keeps no sessions for resumption: an idle
+/// connection should cost little.
 ///
 /// # Errors
 /// The configuration cannot be built.
 pub fn server_config(identity: &ServerIdentity) -> Result<Arc<ServerConfig>, PkiError> {
-    let verifier =
-        WebPkiClientVerifier::builder_with_provider(Arc::new(identity.current.roots.clone()), provider())
-            .allow_unauthenticated()
-            .build()
-            .map_err(|error| PkiError::malformed("the list of roots", error))?;
-    let verifier = Arc::new(ClientVerifier { inner: verifier, domain: identity.current.domain.clone() });
+    let verifier = Arc::new(ClientVerifier { identity: Arc::clone(&identity.current) });
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(VERSIONS)?
         .with_client_cert_verifier(verifier)
@@ -109,15 +129,42 @@ pub fn server_config(identity: &ServerIdentity) -> Result<Arc<ServerConfig>, Pki
 /// # Errors
 /// The credentials cannot be used.
 pub fn client_config(credentials: &Credentials) -> Result<Arc<ClientConfig>, PkiError> {
+    client_config_learning(credentials, &Arc::default())
+}
+
+/// Returns the configuration that [`client_config`] returns. Handshakes with it report the roots of the broker.
+///
+/// # Errors
+/// The credentials cannot be used.
+pub fn client_config_learning(
+    credentials: &Credentials,
+    learned: &Arc<LearnedRoots>,
+) -> Result<Arc<ClientConfig>, PkiError> {
     let domain = credentials.trust_domain().map_err(|error| PkiError::malformed("the certificate", error))?;
     let inner = webpki(root_store(credentials.tls_roots())?)?;
-    let verifier = BrokerVerifier { inner, domain };
+    let (roots, learned) = (credentials.roots().to_vec(), Arc::clone(learned));
+    let verifier = BrokerVerifier { inner, domain, roots, learned };
     let config = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(VERSIONS)?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier))
         .with_client_auth_cert(credentials.tls_chain(), credentials.tls_key())?;
     Ok(with_http2(config))
+}
+
+/// The roots that a client should trust after a handshake, if they are not those that it trusts already.
+#[derive(Debug, Default)]
+pub struct LearnedRoots(Mutex<Option<Vec<Vec<u8>>>>);
+
+impl LearnedRoots {
+    /// Returns the roots (DER) that the newest handshake brought, once.
+    pub fn take(&self) -> Option<Vec<Vec<u8>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    fn put(&self, roots: Option<Vec<Vec<u8>>>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = roots;
+    }
 }
 
 /// Returns the configuration of an agent that has no certificate yet, and trusts a chain to the root with this fingerprint.
@@ -154,20 +201,20 @@ pub(crate) fn verify_client(
     let seconds = u64::try_from(at.as_second()).unwrap_or_default();
     let at = UnixTime::since_unix_epoch(Duration::from_secs(seconds));
     verifier.verify_client_cert(leaf, intermediates, at)?;
-    Ok(())
+    Ok(check_purpose(leaf, intermediates)?)
 }
 
-/// The check of a client's certificate: the usual one, but an agent whose certificate ended within the grace is admitted.
+/// The check of a client's certificate: the usual one, and that its intermediate may sign for the client. An agent whose
+/// certificate ended within the grace is admitted.
 #[derive(Debug)]
 struct ClientVerifier {
-    inner: Arc<dyn ClientCertVerifier>,
-    domain: TrustDomain,
+    identity: Arc<ServedIdentity>,
 }
 
 impl ClientVerifier {
     /// Returns the last second of an agent's certificate that ended within the grace.
     fn last_second(&self, leaf: &CertificateDer<'_>, now: UnixTime) -> Option<UnixTime> {
-        if !matches!(SpiffeId::of_certificate(leaf, &self.domain), Ok(SpiffeId::Agent(_))) {
+        if !matches!(SpiffeId::of_certificate(leaf, &self.identity.domain), Ok(SpiffeId::Agent(_))) {
             return None;
         }
         let end = u64::try_from(not_after(leaf).ok()?.as_second()).ok()?;
@@ -184,25 +231,28 @@ impl ClientCertVerifier for ClientVerifier {
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
         use CertificateError::{Expired, ExpiredContext};
-        match self.inner.verify_client_cert(leaf, intermediates, now) {
+        let clients = self.identity.clients();
+        let verified = match clients.verify_client_cert(leaf, intermediates, now) {
             Err(rustls::Error::InvalidCertificate(Expired | ExpiredContext { .. })) => {
                 let then = self.last_second(leaf, now).ok_or(Expired)?;
-                self.inner.verify_client_cert(leaf, intermediates, then)
+                clients.verify_client_cert(leaf, intermediates, then)
             }
             outcome => outcome,
-        }
+        }?;
+        check_purpose(leaf, intermediates)?;
+        Ok(verified)
     }
 
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        self.inner.root_hint_subjects()
+        &self.identity.hints
     }
 
     fn offer_client_auth(&self) -> bool {
-        self.inner.offer_client_auth()
+        true
     }
 
     fn client_auth_mandatory(&self) -> bool {
-        self.inner.client_auth_mandatory()
+        false
     }
 
     fn verify_tls12_signature(
@@ -211,7 +261,7 @@ impl ClientCertVerifier for ClientVerifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.inner.verify_tls12_signature(message, certificate, signature)
+        self.identity.clients().verify_tls12_signature(message, certificate, signature)
     }
 
     fn verify_tls13_signature(
@@ -220,20 +270,23 @@ impl ClientCertVerifier for ClientVerifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.inner.verify_tls13_signature(message, certificate, signature)
+        self.identity.clients().verify_tls13_signature(message, certificate, signature)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.inner.supported_verify_schemes()
+        self.identity.clients().supported_verify_schemes()
     }
 }
 
-/// The check of the broker's certificate: the usual one, and that it carries the broker's SPIFFE id, because an agent has a
-/// certificate of the same authority and must not serve.
+/// The check of the broker's certificate: the usual one, that its intermediate may sign for brokers, and that it carries the
+/// broker's SPIFFE id, because an agent has a certificate of the same authority and must not serve.
 #[derive(Debug)]
 struct BrokerVerifier {
     inner: Arc<WebPkiServerVerifier>,
     domain: TrustDomain,
+    /// The roots that the client trusts.
+    roots: Vec<Vec<u8>>,
+    learned: Arc<LearnedRoots>,
 }
 
 impl ServerCertVerifier for BrokerVerifier {
@@ -246,7 +299,14 @@ impl ServerCertVerifier for BrokerVerifier {
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
         let verified = self.inner.verify_server_cert(leaf, intermediates, name, ocsp, now)?;
-        check_broker(leaf, &self.domain)?;
+        check_broker(leaf, intermediates, &self.domain)?;
+        // A chain that the next roots do not verify is no reason to drop one: a thief could show any root that is public.
+        let leads_to = |roots: &Vec<Vec<u8>>| {
+            let roots = roots.iter().cloned().map(CertificateDer::from).collect();
+            let next = root_store(roots).and_then(webpki);
+            next.is_ok_and(|next| next.verify_server_cert(leaf, intermediates, name, ocsp, now).is_ok())
+        };
+        self.learned.put(vouching::next_roots(&self.roots, intermediates).filter(leads_to));
         Ok(verified)
     }
 
@@ -296,7 +356,7 @@ impl ServerCertVerifier for PinnedVerifier {
         let inner = webpki(root_store(vec![root]).map_err(general)?).map_err(general)?;
         let verified = inner.verify_server_cert(leaf, intermediates, name, ocsp, now)?;
         let domain = trust_domain_of(leaf).map_err(|_| CertificateError::ApplicationVerificationFailure)?;
-        check_broker(leaf, &domain)?;
+        check_broker(leaf, intermediates, &domain)?;
         Ok(verified)
     }
 
@@ -324,13 +384,22 @@ impl ServerCertVerifier for PinnedVerifier {
     }
 }
 
-fn check_broker(leaf: &[u8], domain: &TrustDomain) -> Result<(), rustls::Error> {
+fn check_broker(
+    leaf: &[u8],
+    others: &[CertificateDer<'_>],
+    domain: &TrustDomain,
+) -> Result<(), rustls::Error> {
     match SpiffeId::of_certificate(leaf, domain) {
-        Ok(SpiffeId::Broker) => Ok(()),
+        Ok(SpiffeId::Broker) => check_purpose(leaf, others),
         Ok(SpiffeId::Agent(_) | SpiffeId::Principal { .. }) | Err(_) => {
             Err(CertificateError::ApplicationVerificationFailure.into())
         }
     }
+}
+
+/// Checks that the intermediate that signed a certificate may sign for its party: see [`purpose`].
+fn check_purpose(leaf: &[u8], others: &[CertificateDer<'_>]) -> Result<(), rustls::Error> {
+    purpose::check(leaf, others).map_err(|error| CertificateError::Other(OtherError(Arc::new(error))).into())
 }
 
 fn webpki(roots: RootCertStore) -> Result<Arc<WebPkiServerVerifier>, PkiError> {

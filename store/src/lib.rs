@@ -67,6 +67,7 @@ pub use kind::{Kind, Part, Version};
 pub use record::{Found, Record, Versioned};
 pub use records::agent::{AgentRecord, Ban, CloneAlarm, Forgotten};
 pub use records::grant::{GrantQuery, TargetSnapshot};
+pub use records::intermediate::RevokedIntermediate;
 pub use records::issued::{IssuedCertificate, IssuedPrincipal};
 pub use records::request::{RequestKey, RequestRecord};
 pub use records::revocation::{Revocation, RevokedProof};

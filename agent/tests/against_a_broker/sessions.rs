@@ -25,6 +25,7 @@ use postern_proto::v1::session_request::Message as FromAgent;
 use postern_proto::v1::session_response::Message as ToAgent;
 use postern_runtime::tasks::Tasks;
 use postern_testkit::{AgentSession, FakeBroker, TARGET};
+use tokio::sync::Notify;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -94,6 +95,7 @@ fn agent(broker: &FakeBroker, identity: Option<Credentials>) -> Agent {
         reports,
         status_file: Arc::clone(&status_file),
         limits: config.limits,
+        renewal: Arc::default(),
     };
     let mut tasks = Tasks::default();
     tasks
@@ -217,7 +219,7 @@ async fn a_renewed_certificate_replaces_the_session_without_a_gap() {
     let (address, current) = (broker.url().to_owned(), Arc::clone(&agent.current));
     let mut renewal = Tasks::default();
     renewal.spawn("certificate", async move {
-        renew::keep_renewed(&address, &identity, &current).await;
+        renew::keep_renewed(&address, &identity, &current, &Notify::new()).await;
         Ok(())
     });
     let mut first = broker.session().await;
@@ -326,7 +328,7 @@ async fn i7_a_wrong_answer_to_a_renewal_is_refused_and_the_old_identity_stays() 
     let (address, kept, place) = (broker.url().to_owned(), Arc::clone(&current), identity.clone());
     let mut renewal = Tasks::default();
     renewal.spawn("certificate", async move {
-        renew::keep_renewed(&address, &place, &kept).await;
+        renew::keep_renewed(&address, &place, &kept, &Notify::new()).await;
         Ok(())
     });
     let asked = async {
@@ -353,7 +355,7 @@ async fn i8_a_renewed_identity_that_cannot_be_written_is_not_used_while_the_old_
     let (address, kept, place) = (broker.url().to_owned(), Arc::clone(&current), identity.clone());
     let mut renewal = Tasks::default();
     renewal.spawn("certificate", async move {
-        renew::keep_renewed(&address, &place, &kept).await;
+        renew::keep_renewed(&address, &place, &kept, &Notify::new()).await;
         Ok(())
     });
     let repeated = async {

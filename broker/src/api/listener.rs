@@ -212,10 +212,10 @@ async fn handshake(
     };
     let mut stream = stream.inspect_err(|error| refused(error)).ok()?;
     stream.get_mut().0.waiting = None;
-    let certificate = match stream.get_ref().1.peer_certificates().and_then(<[_]>::first) {
-        Some(leaf) => {
-            let read =
-                ClientCertificate::read(leaf, &shared.trust_domain).inspect_err(|error| refused(error));
+    let certificate = match stream.get_ref().1.peer_certificates().and_then(<[_]>::split_first) {
+        Some((leaf, others)) => {
+            let read = ClientCertificate::read(leaf, others, &shared.trust_domain)
+                .inspect_err(|error| refused(error));
             Some(Arc::new(read.ok()?))
         }
         None => None,

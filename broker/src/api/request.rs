@@ -31,7 +31,9 @@ pub(super) fn agent<T>(request: &Request<T>) -> Result<AgentCaller, Status> {
         (CallerKind::Agent(target), Some(key)) => Some(AgentCaller {
             target: target.clone(),
             key,
+            certificate_issued_at: caller.issuance.at,
             certificate_not_after: caller.not_after,
+            signers: caller.signers.clone(),
             address: request.extensions().get::<Peer>().map(|peer| peer.address.ip().to_canonical()),
         }),
         (CallerKind::Agent(_) | CallerKind::Principal(_) | CallerKind::Broker, _) => None,

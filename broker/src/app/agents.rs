@@ -7,6 +7,7 @@
 mod agent_caller;
 mod clones;
 mod forget;
+mod renewal;
 
 use std::time::Duration;
 
@@ -30,6 +31,7 @@ use crate::layers::report::LayerReport;
 use crate::limits::log_due;
 pub use agent_caller::AgentCaller;
 pub use forget::{HeldWindows, forget};
+pub use renewal::{is_renewal_wanted, record_roots};
 
 /// Makes a join token for a target's agent.
 ///
@@ -141,7 +143,8 @@ async fn renew_of(
     csr: &[u8],
 ) -> Result<Issued, Error> {
     let (target, record) = (&caller.target, &agent.record);
-    if let Err(cloned) = AgentKeys::check(record.keys, caller.shown_to(record)) {
+    check_recorded(app, caller, record)?;
+    if let Err(cloned) = AgentKeys::check(record.keys, caller.shown_to(record, &app.revocations)) {
         return Err(clones::refuse(app, caller, agent, cloned).await);
     }
     if let Err(exceeded) = app.quotas.count_renewal(target) {
@@ -213,6 +216,20 @@ fn may_talk(
     Ok(agent)
 }
 
+/// Refuses an agent whose intermediate is revoked and whose record knows no key: nothing but the key proves such an agent, because the
+/// thief of the intermediate's key can sign a certificate for any target.
+fn check_recorded(app: &App, caller: &AgentCaller, record: &AgentRecord) -> Result<(), Error> {
+    if record.keys.is_some() || !caller.is_signer_revoked(&app.revocations) {
+        return Ok(());
+    }
+    let target = &caller.target;
+    let reason = format!(
+        "the intermediate that signed the certificate of {target} is revoked, and the broker knows no key of its agent; enrol it \
+         with a join token"
+    );
+    Err(Error::Forbidden { reason })
+}
+
 /// The admission of an agent to a session.
 #[derive(Debug)]
 pub struct Admission {
@@ -238,7 +255,8 @@ pub enum Arrival {
 pub async fn arrive(app: &App, caller: &AgentCaller) -> Result<Arrival, Error> {
     let agent = app.store.agent(&caller.target).await?;
     let is_unknown = agent.as_ref().is_none_or(|agent| agent.record.forgotten.is_some());
-    if is_unknown && app.sessions.meets_stranger(&caller.target) {
+    let is_stranger = is_unknown && !caller.is_signer_revoked(&app.revocations);
+    if is_stranger && app.sessions.meets_stranger(&caller.target) {
         return Ok(Arrival::Unrecorded);
     }
     let admission = admit(app, caller, agent).await?;
@@ -251,7 +269,8 @@ async fn admit(
     agent: Option<Versioned<AgentRecord>>,
 ) -> Result<Admission, Error> {
     let agent = may_talk(&caller.target, agent)?;
-    match AgentKeys::session(agent.record.keys, caller.shown_to(&agent.record)) {
+    check_recorded(app, caller, &agent.record)?;
+    match AgentKeys::session(agent.record.keys, caller.shown_to(&agent.record, &app.revocations)) {
         Ok(first_use) => Ok(Admission { agent, first_use }),
         Err(cloned) => Err(clones::refuse(app, caller, agent, cloned).await),
     }

@@ -1,29 +1,59 @@
 //! `postern-broker authority`: an operator's commands for the authority, with the broker running or not.
 
-use std::fmt::Write as _;
 use std::path::Path;
 
 use anyhow::Context as _;
 use jiff::Timestamp;
-use postern_pki::{Authority, authority::CaCertificate};
+use postern_pki::Authority;
+use postern_pki::authority::{CaCertificate, PeopleOutcome, RollPhase};
 
 use super::{RootKey, Standing, humane};
 use crate::clock::wall;
 use crate::config::BrokerConfig;
 
-/// Makes a new intermediate with the root's key, and returns a text about it. The old one may be missing.
+/// Makes new intermediates with the root's key, and returns a text about them. The old ones may be missing. The one for people stays if
+/// its key is not in `people_key`, unless `replace_people` is set.
 ///
 /// # Errors
 /// The root or its key cannot be used, or a file cannot be written.
-pub fn renew(config: &BrokerConfig, root_key: &Path) -> anyhow::Result<String> {
-    let intermediate = Authority::renew(&config.authority_dir(), &config.trust_domain, root_key, wall())
+pub fn renew(
+    config: &BrokerConfig,
+    root_key: &Path,
+    people_key: &Path,
+    replace_people: bool,
+) -> anyhow::Result<String> {
+    let (dir, domain, now) = (config.authority_dir(), &config.trust_domain, wall());
+    // The one for people first: as soon as the one for agents is marked, only that one signs for people.
+    let people = if replace_people {
+        Authority::replace_people(&dir, domain, people_key, root_key, now)
+            .map(|made| PeopleOutcome::Renewed(Box::new(made)))
+    } else {
+        Authority::renew_people(&dir, domain, people_key, root_key, now)
+    };
+    let people = people.context("cannot renew the authority's intermediate certificate for people")?;
+    let agents = Authority::renew(&dir, domain, root_key, now)
         .context("cannot renew the authority's intermediate certificate")?;
     Ok(format!(
-        "the intermediate {} is good until {:.0}; a broker that runs on {} takes it up within seconds",
-        intermediate.serial,
-        intermediate.life.not_after,
-        config.data_dir.display()
+        "the intermediate {} for agents and brokers is good until {:.0}; a broker that runs on {} takes it up within seconds. {}",
+        agents.serial,
+        agents.life.not_after,
+        config.data_dir.display(),
+        people_outcome(&people)
     ))
+}
+
+/// Describes the outcome of a step for the intermediate for people.
+pub(super) fn people_outcome(outcome: &PeopleOutcome) -> String {
+    match outcome {
+        PeopleOutcome::Renewed(made) => {
+            format!("The intermediate {} for people is good until {:.0}", made.serial, made.life.not_after)
+        }
+        PeopleOutcome::Kept => "The intermediate for people stays as it is".to_owned(),
+        PeopleOutcome::Offline(file) => format!(
+            "The intermediate for people stays as it is, because its key is not in {}; name its file with --people-key",
+            file.display()
+        ),
+    }
 }
 
 /// Describes the authority, and returns the description with the number of warnings in it.
@@ -33,22 +63,51 @@ pub fn renew(config: &BrokerConfig, root_key: &Path) -> anyhow::Result<String> {
 pub fn status(config: &BrokerConfig) -> anyhow::Result<(String, usize)> {
     let (authority, now) = (load(config)?, wall());
     let standing = Standing::of(config);
-    let mut text = line("root", authority.root(), now);
-    text += &line("intermediate", &authority.intermediate(), now);
+    let mut text = line("root", &authority.root(), now);
+    if let (RollPhase::Begun, Some(next)) = (authority.phase(), authority.next_root()) {
+        text += &line("next root", &next, now);
+    }
+    if authority.phase() == RollPhase::Switched {
+        text += &line("old root, still trusted", &authority.old_root(), now);
+    }
+    let (agents, people) = (authority.intermediate(), authority.people());
+    let mut add = |line: String| text += &line;
+    add(line("intermediate", &agents, now));
+    let signs = match (agents.purpose, &people) {
+        (None, None) => {
+            "for agents, brokers and people: `postern-broker authority renew --root-key FILE` makes two of it".to_owned()
+        }
+        (None, Some(_)) => "for agents and brokers; it is not marked, so that its key can also make a certificate of a person: \
+                            `postern-broker authority renew --root-key FILE` marks it"
+            .to_owned(),
+        (Some(purpose), _) => format!("for {}", purpose.parties()),
+    };
+    add(format!("  it signs {signs}\n"));
+    if let Some(people) = people {
+        add(line("intermediate for people", &people, now));
+        let file = authority.people_key_file().display().to_string();
+        let is_there = authority.people_key_file().exists();
+        add(format!(
+            "  its key is {}\n",
+            if is_there { format!("in {file}") } else { format!("offline (there is no {file})") }
+        ));
+    }
     for previous in authority.previous(now)? {
-        text += &line("replaced, still trusted", &previous, now);
+        add(line("replaced, still trusted", &previous, now));
+    }
+    for key in authority.revoked()? {
+        add(format!("revoked: {key}\n"));
     }
     let file = config.root_key.display();
     let root_key = match standing.root_key(&authority) {
-        RootKey::AtHand => format!("at hand in {file}; the broker renews the intermediate by itself"),
+        RootKey::AtHand => format!("at hand in {file}; the broker renews the intermediates by itself"),
         RootKey::Offline => format!("offline (there is no {file})"),
         RootKey::Unusable { reason } => format!("not usable: {reason}"),
     };
-    // Writing into a string cannot fail.
-    let _ = writeln!(text, "root key: {root_key}");
+    add(format!("root key: {root_key}\n"));
     let warnings = standing.look(&authority, now);
     for warning in &warnings {
-        let _ = writeln!(text, "warning: {warning}");
+        add(format!("warning: {warning}\n"));
     }
     Ok((text, warnings.len()))
 }
@@ -64,18 +123,24 @@ pub fn warnings(config: &BrokerConfig) -> anyhow::Result<Vec<String>> {
     Ok(Standing::of(config).look(&load(config)?, wall()))
 }
 
-fn load(config: &BrokerConfig) -> anyhow::Result<Authority> {
-    Authority::load(&config.authority_dir(), &config.trust_domain)
-        .with_context(|| format!("cannot use the authority in {}", config.authority_dir().display()))
+/// Reads the authority of a broker.
+pub(super) fn load(config: &BrokerConfig) -> anyhow::Result<Authority> {
+    let authority = Authority::load(&config.authority_dir(), &config.trust_domain)
+        .with_context(|| format!("cannot use the authority in {}", config.authority_dir().display()))?;
+    Ok(authority.with_people_key(&config.people_key))
 }
 
-fn line(role: &str, certificate: &CaCertificate, now: Timestamp) -> String {
-    let CaCertificate { subject, serial, life } = certificate;
+/// Describes one of the authority's certificates in two lines.
+pub(super) fn line(role: &str, certificate: &CaCertificate, now: Timestamp) -> String {
+    let CaCertificate { subject, serial, life, key, .. } = certificate;
     let left = life.not_after.duration_since(now);
     let left = match left.is_positive() {
         true if life.is_early(now) => "not valid yet".to_owned(),
         true => format!("{} left", humane(left)),
         false => "ended".to_owned(),
     };
-    format!("{role}: {subject}, serial {serial}, {:.0} to {:.0}, {left}\n", life.not_before, life.not_after)
+    format!(
+        "{role}: {subject}, serial {serial}, {:.0} to {:.0}, {left}\n  key {key}\n",
+        life.not_before, life.not_after
+    )
 }

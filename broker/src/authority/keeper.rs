@@ -6,15 +6,19 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use postern_core::audit::AuditEvent;
+use postern_pki::authority::{CaCertificate, RollPhase};
 use postern_pki::life::{Life, Nearness};
+use postern_pki::purpose::Purpose;
 use postern_pki::tls::ServerIdentity;
 use postern_pki::{Authority, Credentials, KeyPair, PkiError};
 use postern_runtime::error_chain::error_chain;
 use postern_store::{Store, Transaction};
 
 use super::Standing;
+use super::roll_report::RollReport;
 use super::root_key::{RootKey, in_a_line};
 use crate::clock::{Clock, boottime, wall};
+use crate::principals::Revocations;
 use crate::readiness::Readiness;
 use crate::signals::parts::AUTHORITY;
 use crate::signals::rounds::RoundReporter;
@@ -48,12 +52,20 @@ pub struct Keeper {
     pub serving: Life,
     /// The DNS names and addresses of that certificate.
     pub names: Vec<String>,
+    /// The report on the replacement of the root.
+    pub roll_report: RollReport,
+    /// The revocations that this broker knows.
+    pub revocations: Arc<Revocations>,
 }
 
 /// The state of the keeper between two looks.
 struct KeeperState {
     /// The intermediate under which the broker serves.
     signer: String,
+    /// The roots that the broker shows and trusts.
+    roots: Vec<Vec<u8>>,
+    /// The phase of the replacement of the root.
+    phase: RollPhase,
     /// The wall clock at the last renewal that failed.
     failed_at: Option<Timestamp>,
     failure: Option<String>,
@@ -116,6 +128,8 @@ impl Keeper {
     pub async fn keep(mut self, reporter: RoundReporter) -> anyhow::Result<()> {
         let mut state = KeeperState {
             signer: self.authority.intermediate().serial,
+            roots: self.authority.roots(),
+            phase: self.authority.phase(),
             failed_at: None,
             failure: None,
             said: None,
@@ -136,23 +150,59 @@ impl Keeper {
         self.mend_copy();
         self.serve(state, now);
         self.say(state, now);
-        self.record(state).await
+        let reported = self.roll_report.write(&self.authority, &self.store, now).await;
+        self.record(state).await.and(reported.map_err(|error| format!("{error:#}")))
     }
 
     /// Takes up an intermediate that another program has put on disk.
     fn take_up(&self, state: &mut KeeperState, now: Timestamp) {
+        let before = self.authority.intermediate();
         match self.authority.reload() {
-            Ok(true) => self.renewed(state, ANOTHER_PROGRAM),
+            Ok(true) => {
+                self.rolled(state);
+                let after = self.authority.intermediate();
+                if after != before {
+                    self.renewed(state, ANOTHER_PROGRAM, &after);
+                }
+            }
             Ok(false) if state.waits(now) => {}
             Ok(false) => state.failure = None,
             Err(error) => state.failure = Some(in_a_line(error)),
         }
     }
 
-    /// Renews the intermediate, if it is due and the root key is at hand.
+    /// Notes a step of the replacement of the root.
+    fn rolled(&self, state: &mut KeeperState) {
+        let phase = self.authority.phase();
+        if phase == std::mem::replace(&mut state.phase, phase) {
+            return;
+        }
+        let root = self.authority.next_root().unwrap_or_else(|| self.authority.root());
+        let action = match phase {
+            RollPhase::Begun => "authority.roll_begun",
+            RollPhase::Switched => "authority.roll_switched",
+            RollPhase::Settled => "authority.roll_finished",
+        };
+        tracing::info!(
+            event = action,
+            serial = root.serial,
+            not_after = %root.life.not_after,
+            "took up a step of the replacement of the authority's root"
+        );
+        state.unrecorded.push(
+            AuditEvent::done(self.clock.now(), "broker", action)
+                .with("by", ANOTHER_PROGRAM)
+                .with("serial", root.serial)
+                .with("key", root.key)
+                .with("not_after", root.life.not_after),
+        );
+    }
+
+    /// Renews the intermediates that are due, if the root key is at hand.
     fn renew(&self, state: &mut KeeperState, now: Timestamp) {
         let Self { authority, standing, .. } = self;
-        if !authority.is_renewal_due(now) || state.waits(now) {
+        let (agents, people) = (authority.is_renewal_due(now), authority.is_people_renewal_due(now));
+        if !(agents || people) || state.waits(now) {
             return;
         }
         match standing.root_key(authority) {
@@ -163,7 +213,11 @@ impl Keeper {
         let outcome = authority.renew_if_due(standing.root_key_file(), now);
         if authority.intermediate() != before {
             let by = if matches!(outcome, Ok(false)) { ANOTHER_PROGRAM } else { "the broker" };
-            self.renewed(state, by);
+            self.renewed(state, by, &authority.intermediate());
+        }
+        let outcome = outcome.and_then(|_| authority.renew_people_if_due(standing.root_key_file(), now));
+        if let Ok(Some(renewed)) = &outcome {
+            self.renewed(state, "the broker", renewed);
         }
         match outcome {
             // The next look finds the intermediate of that program.
@@ -187,12 +241,13 @@ impl Keeper {
         }
     }
 
-    fn renewed(&self, state: &mut KeeperState, by: &str) {
-        let new = self.authority.intermediate();
+    fn renewed(&self, state: &mut KeeperState, by: &str, new: &CaCertificate) {
+        let parties = new.purpose.map_or("every party", Purpose::parties);
         (state.failure, state.failed_at) = (None, None);
         tracing::info!(
             event = "authority.renewed",
             by,
+            parties,
             serial = new.serial,
             not_after = %new.life.not_after,
             "the authority signs with a new intermediate"
@@ -200,7 +255,8 @@ impl Keeper {
         state.unrecorded.push(
             AuditEvent::done(self.clock.now(), "broker", "authority.renewed")
                 .with("by", by)
-                .with("serial", new.serial)
+                .with("parties", parties)
+                .with("serial", &new.serial)
                 .with("not_after", new.life.not_after),
         );
     }
@@ -208,7 +264,9 @@ impl Keeper {
     /// Serves with a fresh certificate long before the old one ends, and at once under a new intermediate.
     fn serve(&mut self, state: &mut KeeperState, now: Timestamp) {
         let intermediate = self.authority.intermediate();
-        if intermediate.serial == state.signer && !is_serving_due(&self.serving, &intermediate.life, now) {
+        let roots = self.authority.roots();
+        let is_same = intermediate.serial == state.signer && roots == state.roots;
+        if is_same && !is_serving_due(&self.serving, &intermediate.life, now) {
             return;
         }
         let fresh = serving(&self.authority, &self.names, now)
@@ -216,7 +274,7 @@ impl Keeper {
         match fresh {
             Ok(fresh) => {
                 self.serving = Life { not_before: fresh.not_before(), not_after: fresh.not_after() };
-                state.signer = intermediate.serial;
+                (state.signer, state.roots) = (intermediate.serial, roots);
                 tracing::info!(not_after = %self.serving.not_after, "the serving certificate was renewed");
             }
             Err(error) => state.failure = Some(in_a_line(error)),
@@ -227,10 +285,14 @@ impl Keeper {
     fn say(&self, state: &mut KeeperState, now: Timestamp) {
         let Self { authority, standing, readiness, .. } = self;
         standing.failed(state.failure.clone());
+        standing.revoked(self.revocations.cover_signers(&[authority.intermediate().key]));
         let warnings = standing.look(authority, now);
         let (root, intermediate) = (authority.root().life, authority.intermediate().life);
         telemetry::certificate_ends("root", root.not_after);
         telemetry::certificate_ends("intermediate", intermediate.not_after);
+        if let Some(people) = authority.people() {
+            telemetry::certificate_ends("people", people.life.not_after);
+        }
         telemetry::certificate_ends("serving", self.serving.not_after);
         if let Some((_, store)) = standing.store_certificate() {
             telemetry::certificate_ends("store", store.not_after);

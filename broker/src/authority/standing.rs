@@ -25,6 +25,8 @@ pub struct Standing {
 struct Published {
     warnings: Vec<String>,
     failure: Option<String>,
+    /// Set if the intermediate for agents is revoked.
+    is_revoked: bool,
     /// The lead of the wall clock over the broker's clock.
     wall_ahead: SignedDuration,
 }
@@ -80,10 +82,15 @@ impl Standing {
     /// Computes the current warnings about the authority, with the failure of the last attempt to renew. `now` is the time of
     /// the wall clock.
     pub fn look(&self, authority: &Authority, now: Timestamp) -> Vec<String> {
-        let failure = self.published.lock().unwrap_or_else(PoisonError::into_inner).failure.clone();
+        let (failure, is_revoked) = {
+            let published = self.published.lock().unwrap_or_else(PoisonError::into_inner);
+            (published.failure.clone(), published.is_revoked)
+        };
         let facts = Facts {
             root: authority.root().life,
             intermediate: authority.intermediate().life,
+            people: authority.people().map(|people| people.life),
+            is_revoked,
             failure,
             root_key: self.root_key(authority),
             stale_copy: authority.stale_copy().map(Path::to_owned),
@@ -92,6 +99,11 @@ impl Standing {
         let warnings = warnings(&facts, now);
         self.published.lock().unwrap_or_else(PoisonError::into_inner).warnings.clone_from(&warnings);
         warnings
+    }
+
+    /// Notes whether the intermediate for agents is revoked.
+    pub(super) fn revoked(&self, is_revoked: bool) {
+        self.published.lock().unwrap_or_else(PoisonError::into_inner).is_revoked = is_revoked;
     }
 
     /// Notes the failure of the last attempt to renew, or to read the files.

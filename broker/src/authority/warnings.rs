@@ -10,8 +10,11 @@ use super::root_key::RootKey;
 
 /// The remedy for an intermediate that has ended or ends soon.
 const RENEW: &str = "run `postern-broker authority renew --root-key FILE`";
-/// The remedy for a root that has ended or ends soon.
-const NEW_ROOT: &str = "set up a new authority in time and enrol every agent under it (docs/operations.md, \"The end of the root\")";
+/// The remedy for a root that is not valid.
+const NEW_AUTHORITY: &str =
+    "set up a new authority and enrol every agent under it (docs/operations.md, \"The end of the root\")";
+/// The remedy for a root that ends soon.
+const NEXT_ROOT: &str = "replace the root in time with `postern-broker authority roll begin` (docs/operations.md, \"A new root\")";
 
 /// The lead of the broker's clock over the wall clock up to which there is no warning.
 pub(crate) const CLOCK_TOLERANCE: Duration = Duration::from_secs(5);
@@ -20,6 +23,10 @@ pub(crate) const CLOCK_TOLERANCE: Duration = Duration::from_secs(5);
 pub(super) struct Facts {
     pub(super) root: Life,
     pub(super) intermediate: Life,
+    /// The life of the intermediate for people, if there is one.
+    pub(super) people: Option<Life>,
+    /// Set if the intermediate for agents, which signed the serving certificate, is revoked.
+    pub(super) is_revoked: bool,
     /// The reason why the last attempt to renew failed, or why the files cannot be used.
     pub(super) failure: Option<String>,
     /// The root's key.
@@ -34,7 +41,9 @@ pub(super) struct Facts {
 pub(super) fn warnings(facts: &Facts, now: Timestamp) -> Vec<String> {
     let mut found = Vec::new();
     let root = early_in_words("root", &facts.root, now).or_else(|| end_in_words("root", &facts.root, now));
-    found.extend(root.map(|root| format!("{root}; {NEW_ROOT}")));
+    // Only a root that is valid vouches for the next one.
+    let remedy = if facts.root.holds(now) { NEXT_ROOT } else { NEW_AUTHORITY };
+    found.extend(root.map(|root| format!("{root}; {remedy}")));
     // An intermediate cannot outlast its root: if both end together, only a new root helps.
     let bounded = facts.intermediate.not_after >= facts.root.not_after;
     let intermediate = early_in_words("intermediate", &facts.intermediate, now)
@@ -55,6 +64,13 @@ pub(super) fn warnings(facts: &Facts, now: Timestamp) -> Vec<String> {
         )),
         (None, RootKey::AtHand | RootKey::Offline) => {}
     }
+    let people = facts.people.filter(|people| people.not_after < facts.root.not_after);
+    found.extend(people.and_then(|people| people_in_words(&people, now)));
+    if facts.is_revoked {
+        found.push(format!(
+            "the authority's intermediate certificate is revoked, and still signs; {RENEW} on this machine"
+        ));
+    }
     if let Some(failure) = &facts.failure {
         found.push(format!(
             "the authority's intermediate certificate could not be renewed or read: {failure}"
@@ -69,6 +85,24 @@ pub(super) fn warnings(facts: &Facts, now: Timestamp) -> Vec<String> {
     }
     found.extend(facts.store.as_ref().and_then(|(file, life)| store_in_words(file, life, now)));
     found
+}
+
+/// Warns of the end of the intermediate for people. It does not concern agents.
+fn people_in_words(people: &Life, now: Timestamp) -> Option<String> {
+    let (end, remedy) =
+        (people.not_after, format!("{RENEW} with --people-key FILE, and issue new certificates"));
+    match people.nearness(now) {
+        Nearness::Far => None,
+        Nearness::Within90Days | Nearness::Within30Days | Nearness::Within7Days => {
+            let left = humane(end.duration_since(now));
+            Some(format!(
+                "the authority's intermediate certificate for people ends in {left}, at {end:.0}; {remedy}"
+            ))
+        }
+        Nearness::Ended => Some(format!(
+            "the authority's intermediate certificate for people ended at {end:.0}, so no person can connect; {remedy}"
+        )),
+    }
 }
 
 /// Warns of the client certificate for the store, if an operator should have renewed it.
@@ -150,6 +184,8 @@ mod tests {
             root: life(0, 3650),
             intermediate: life(0, 365),
             failure: None,
+            people: None,
+            is_revoked: false,
             root_key: RootKey::Offline,
             stale_copy: None,
             store: None,
@@ -183,11 +219,24 @@ mod tests {
     fn a_root_is_warned_of_the_same_way_and_alone_where_it_bounds_the_intermediate() {
         let ending = Facts { intermediate: life(3400, 3650), ..facts() };
         assert!(warnings(&ending, day(3559)).is_empty());
-        for now in [3560, 3620, 3643, 3650] {
+        let (in_time, late) = ("authority roll begin", "enrol every agent");
+        for (now, remedy) in [(3560, in_time), (3620, in_time), (3643, in_time), (3650, late)] {
             let found = warnings(&ending, day(now));
             assert!(found.len() == 1 && found[0].contains("root certificate end"), "day {now}: {found:?}");
-            assert!(found[0].contains("enrol every agent"), "{found:?}");
+            assert!(found[0].contains(remedy), "{found:?}");
         }
+    }
+
+    #[test]
+    fn the_end_of_the_intermediate_for_people_and_a_revoked_one_for_agents_are_warned_of() {
+        for (now, words) in [(275, "ends in 90 days"), (365, "no person can connect")] {
+            let ending = Facts { intermediate: life(200, 565), people: Some(life(0, 365)), ..facts() };
+            let found = warnings(&ending, day(now));
+            assert!(found.len() == 1 && found[0].contains(words), "day {now}: {found:?}");
+            assert!(found[0].contains("--people-key"), "{found:?}");
+        }
+        let found = warnings(&Facts { is_revoked: true, ..facts() }, day(1));
+        assert!(found.len() == 1 && found[0].contains("is revoked, and still signs"), "{found:?}");
     }
 
     #[test]

@@ -11,7 +11,9 @@ use postern_core::audit::AuditRecord;
 use postern_core::{Grant, GrantId, Policy, TargetId};
 use postern_runtime::error_chain::error_chain;
 use postern_store::coordination::{ClusterEvent, CommittedChange};
-use postern_store::{AgentRecord, IssuedPrincipal, Record as _, Revocation, Store, StoreError};
+use postern_store::{
+    AgentRecord, IssuedPrincipal, Record as _, Revocation, RevokedIntermediate, Store, StoreError,
+};
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
@@ -129,8 +131,8 @@ impl Follower {
         if changed.keys(Policy::KIND).next().is_some() {
             self.wakeups.wake_all(self.cluster.leases.targets());
         }
-        let mut principals = changed.keys(Revocation::KIND).chain(changed.keys(IssuedPrincipal::KIND));
-        if principals.next().is_some() {
+        let principals = changed.keys(Revocation::KIND).chain(changed.keys(IssuedPrincipal::KIND));
+        if principals.chain(changed.keys(RevokedIntermediate::KIND)).next().is_some() {
             self.revocations.look();
         }
         for agent in changed.keys(AgentRecord::KIND).filter_map(|key| key.parse().ok()) {
@@ -231,7 +233,8 @@ impl Follower {
             let (mut policies, mut principals) = (false, false);
             for AuditRecord { event, .. } in records {
                 policies |= event.action.starts_with("policy.");
-                principals |= event.action.starts_with("principal.");
+                principals |=
+                    event.action.starts_with("principal.") || event.action.starts_with("authority.");
                 grants.extend(event.grant);
                 agents.extend(event.target.filter(|_| event.action.starts_with("agent.")));
             }

@@ -4,8 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use postern_core::KeyHash;
 use postern_core::audit::{AuditEvent, Head};
-use postern_store::{Expect, IssuedPrincipal, Store, StoreError, Transaction, Versioned};
+use postern_pki::Authority;
+use postern_store::{
+    Expect, IssuedPrincipal, RevokedIntermediate, Store, StoreError, Transaction, Versioned,
+};
 
 use super::{IssuedEntry, Journal, PendingEntry, Revocations};
 use crate::clock::{Clock, boottime};
@@ -26,6 +30,8 @@ pub struct PrincipalKeeper {
     pub revocations: Arc<Revocations>,
     /// The journal of `postern-broker issue`.
     pub journal: Journal,
+    /// The authority, whose directory has a list of revoked intermediates.
+    pub authority: Arc<Authority>,
     /// The broker's clock, for the audit records.
     pub clock: Clock,
 }
@@ -55,15 +61,19 @@ impl PrincipalKeeper {
         }
     }
 
-    /// Reads the revocations if the audit log has moved past `read_to`, and then records the certificates that wait. `due` asks for
-    /// a read of the issued principals, too.
+    /// Learns the revoked intermediates of the authority's list, reads the revocations if the audit log has moved past `read_to`, and
+    /// then records the certificates that wait. `due` asks for a read of the issued principals, too.
     async fn round(&self, due: bool, read_to: &mut Option<Head>) -> anyhow::Result<()> {
+        let listed = self.authority.revoked().context("cannot read the revoked intermediates");
+        // What the list has holds at once, whether or not the store answers.
+        self.revocations.learn_intermediates(listed.iter().flatten().copied());
         // Read before the revocations: it is not past what they show. Each revocation has an audit record.
         let head = self.store.audit_head().await.context("cannot read the end of the audit log")?;
         if *read_to != Some(head) {
             self.revocations.read(&self.store).await.context("cannot read the revocations")?;
             *read_to = Some(head);
         }
+        self.record_revoked_intermediates(listed?).await?;
         let pending = self.journal.pending(MAX_RECORDED)?;
         if pending.is_empty() && !due {
             return Ok(());
@@ -85,6 +95,33 @@ impl PrincipalKeeper {
                 .with_context(|| format!("cannot remove {}", pending.file.display()))?;
         }
         failed.map_or(Ok(()), Err)
+    }
+
+    /// Records the intermediates that the authority's list has as revoked.
+    async fn record_revoked_intermediates(&self, listed: Vec<KeyHash>) -> anyhow::Result<()> {
+        if listed.is_empty() {
+            return Ok(());
+        }
+        let stored =
+            self.store.revoked_intermediates().await.context("cannot read the revoked intermediates")?;
+        for key in listed {
+            if stored.iter().any(|stored| stored.record.key == key) {
+                continue;
+            }
+            let at = self.clock.now();
+            let event = AuditEvent::done(at, "broker", "authority.intermediate_revoked").with("key", key);
+            let revoked = RevokedIntermediate { key, at };
+            let changes = Transaction::default().put_revoked_intermediate(revoked, Expect::Absent);
+            match self.store.commit(changes.audit(event)).await {
+                Ok(_) => {
+                    tracing::warn!(event = "authority.intermediate_revoked", %key, "an intermediate of the authority is revoked");
+                }
+                // Another broker has recorded it.
+                Err(StoreError::Conflict { .. }) => {}
+                Err(error) => return Err(error).context("cannot record a revoked intermediate"),
+            }
+        }
+        Ok(())
     }
 
     async fn record(&self, pending: &PendingEntry) -> anyhow::Result<()> {
@@ -147,8 +184,35 @@ mod tests {
             store: store.store(),
             revocations: Arc::default(),
             journal: Journal::of(dir),
+            authority: Arc::new(authority_in(dir)),
             clock: Clock::start(at(0)),
         }
+    }
+
+    fn authority_in(dir: &std::path::Path) -> Authority {
+        Authority::init(&dir.join("ca"), &postern_pki::TrustDomain::default(), crate::clock::wall()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn i9_a_revoked_intermediate_of_the_list_is_known_at_once_and_audited_once() {
+        let (store, dir) = (Memory::default(), tempfile::tempdir().unwrap());
+        let keeper = keeper(&store, dir.path());
+        let key = keeper.authority.intermediate().key;
+        assert!(Authority::revoke_intermediate(&dir.path().join("ca"), key).unwrap());
+        assert!(!Authority::revoke_intermediate(&dir.path().join("ca"), key).unwrap(), "it is no news");
+        // Also while the store is away.
+        store.fail_next([Fault::Full]);
+        keeper.round(false, &mut None).await.unwrap_err();
+        assert!(keeper.revocations.cover_signers(&[key]));
+        keeper.round(false, &mut None).await.unwrap();
+        keeper.round(false, &mut None).await.unwrap();
+        let lines = store.audit_lines(0, 100).await.unwrap();
+        let audited = lines.iter().filter(|(_, line)| line.contains("authority.intermediate_revoked"));
+        assert_eq!(audited.count(), 1);
+        // Another broker learns it from the store.
+        let other = Revocations::default();
+        other.read(&store.store()).await.unwrap();
+        assert!(other.cover_signers(&[key]));
     }
 
     fn entry(digits: &str, second: i64) -> IssuedEntry {

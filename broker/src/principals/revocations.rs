@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use jiff::Timestamp;
-use postern_core::{CertificateSerial, PrincipalKey};
+use postern_core::{CertificateSerial, KeyHash, PrincipalKey};
 use postern_store::{Expect, Revocation, RevokedProof, Store, StoreError, Version, Versioned};
 use tokio::sync::{Notify, watch};
 
@@ -27,6 +27,8 @@ pub struct Revocations {
 struct KnownRevocations {
     principals: HashMap<PrincipalKey, (Timestamp, Version)>,
     certificates: HashSet<CertificateSerial>,
+    /// The public keys of intermediates.
+    intermediates: HashSet<KeyHash>,
 }
 
 impl Revocations {
@@ -40,6 +42,26 @@ impl Revocations {
         let mut known = self.known.subscribe();
         // The sender lives as long as this borrow, so that the wait ends with a revocation alone.
         known.wait_for(|known| known.cover(principal, issuance)).await.ok();
+    }
+
+    /// Reports whether an intermediate with one of these keys is revoked.
+    pub fn cover_signers(&self, signers: &[KeyHash]) -> bool {
+        self.known.borrow().cover_signers(signers)
+    }
+
+    /// Waits until an intermediate with one of these keys is revoked.
+    pub async fn until_signers_covered(&self, signers: &[KeyHash]) {
+        let mut known = self.known.subscribe();
+        known.wait_for(|known| known.cover_signers(signers)).await.ok();
+    }
+
+    /// Learns revoked intermediates, by their keys.
+    pub fn learn_intermediates(&self, keys: impl IntoIterator<Item = KeyHash>) {
+        self.known.send_if_modified(|known| {
+            let before = known.intermediates.len();
+            known.intermediates.extend(keys);
+            known.intermediates.len() > before
+        });
     }
 
     /// Returns the condition that the principal's revocation in the store is the one that this broker knows.
@@ -71,6 +93,8 @@ impl Revocations {
     /// The store failed; what is known stays.
     pub async fn read(&self, store: &Store) -> Result<(), StoreError> {
         self.learn(store.revocations().await?);
+        let intermediates = store.revoked_intermediates().await?;
+        self.learn_intermediates(intermediates.into_iter().map(|revoked| revoked.record.key));
         Ok(())
     }
 
@@ -89,6 +113,10 @@ impl KnownRevocations {
     fn cover(&self, principal: &PrincipalKey, issuance: &Issuance) -> bool {
         self.principals.get(principal).is_some_and(|(at, _)| issuance.at <= *at)
             || issuance.serial.as_ref().is_some_and(|serial| self.certificates.contains(serial))
+    }
+
+    fn cover_signers(&self, signers: &[KeyHash]) -> bool {
+        signers.iter().any(|signer| self.intermediates.contains(signer))
     }
 
     fn is_news(&self, Versioned { record, version }: &Versioned<Revocation>) -> bool {

@@ -182,6 +182,7 @@ async fn i10_the_leases_of_targets_that_are_gone_are_given_back() {
             certificate_not_after: at(0),
             banned: None,
             keys: None,
+            roots: Vec::new(),
             cloned: None,
             forgotten,
         };

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use postern_core::KeyHash;
 use rcgen::{
-    BasicConstraints, Certificate, CertificateParams, DistinguishedName, DnType, IsCa, Issuer,
-    KeyUsagePurpose,
+    BasicConstraints, CertificateParams, CustomExtension, DistinguishedName, DnType, ExtendedKeyUsagePurpose,
+    IsCa, Issuer, KeyUsagePurpose,
 };
 use rustls::pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
@@ -14,6 +15,11 @@ use crate::PkiError;
 use crate::credentials::KeyPair;
 use crate::identity::{self, TrustDomain};
 use crate::life::{BACKDATE, Life, ROOT_LIFETIME, intermediate_end};
+use crate::purpose::{self, Purpose};
+
+/// The name of every root. The certificate by which one root vouches for the next has the same name as its signer: such a
+/// certificate counts in no path length (RFC 5280, 4.2.1.9).
+const ROOT: &str = "Postern root";
 
 /// The facts of one of the authority's own certificates.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,9 +30,18 @@ pub struct CaCertificate {
     pub serial: String,
     /// The time for which the certificate is valid.
     pub life: Life,
+    /// The hash of its public key.
+    pub key: KeyHash,
+    /// The parties for which it signs; none for a root, and for an intermediate of an earlier version, which signs for every party.
+    pub purpose: Option<Purpose>,
 }
 
 impl CaCertificate {
+    /// Returns the moment at which the certificate was made, in whole seconds.
+    pub fn made_at(&self) -> Timestamp {
+        later(self.life.not_before, BACKDATE)
+    }
+
     /// Reads a certificate (DER).
     pub(super) fn read(what: &str, der: &[u8]) -> Result<Self, PkiError> {
         let unreadable = |error: &dyn std::fmt::Display| PkiError::malformed(what, error);
@@ -35,37 +50,85 @@ impl CaCertificate {
         let common_name = certificate.subject().iter_common_name().next();
         let subject = common_name.and_then(|name| name.as_str().ok()).unwrap_or_default();
         let serial = data_encoding::HEXLOWER.encode(certificate.raw_serial());
-        Ok(Self { subject: subject.to_owned(), serial, life: Life { not_before, not_after } })
+        let key = identity::key_hash(der).map_err(|error| unreadable(&error))?;
+        let purpose = match purpose::marks(der).map_err(|error| unreadable(&error))?[..] {
+            [] => None,
+            [purpose] => Some(purpose),
+            _ => return Err(PkiError::malformed(what, "it is marked for agents and for people")),
+        };
+        let life = Life { not_before, not_after };
+        Ok(Self { subject: subject.to_owned(), serial, life, key, purpose })
     }
 }
 
-/// Makes a root.
-pub(super) fn root(key: &KeyPair, domain: &TrustDomain, now: Timestamp) -> Result<Certificate, PkiError> {
-    let until = later(now, ROOT_LIFETIME);
-    let params = params("Postern root", domain, 1, until, now)?;
-    Ok(params.self_signed(&key.0)?)
+/// Makes a root (DER).
+pub(super) fn root(key: &KeyPair, domain: &TrustDomain, now: Timestamp) -> Result<Vec<u8>, PkiError> {
+    let params = params(ROOT, domain, 1, later(now, ROOT_LIFETIME), now)?;
+    Ok(params.self_signed(&key.0)?.der().to_vec())
 }
 
-/// Makes an intermediate under a root (DER) that is valid at `now`.
-pub(super) fn intermediate(
-    key: &KeyPair,
+/// Makes the certificate by which a root (DER) vouches for the key of the next one. It ends with the root.
+pub(super) fn voucher(
+    next_key: &KeyPair,
     domain: &TrustDomain,
     root: &[u8],
     root_key: KeyPair,
     now: Timestamp,
 ) -> Result<Vec<u8>, PkiError> {
-    let life = CaCertificate::read("the root certificate", root)?.life;
-    if !life.holds(now) {
-        let Life { not_before, not_after } = life;
-        return Err(PkiError::RootNotValid { valid: format!("{not_before:.0} to {not_after:.0}") });
+    let life = valid_root(root, now)?;
+    let params = params(ROOT, domain, 1, life.not_after, now)?;
+    let issuer = Issuer::from_ca_cert_der(&CertificateDer::from(root), root_key.0)?;
+    let made = params.signed_by(&next_key.0, &issuer)?.der().to_vec();
+    if is_self_issued(&made) {
+        return Ok(made);
     }
-    let params = params("Postern intermediate", domain, 0, intermediate_end(&life, now), now)?;
+    let problem = format!("its name is not \"{ROOT} ({domain})\"; check trust_domain in the configuration");
+    Err(PkiError::malformed("the root certificate", problem))
+}
+
+/// Reports whether a certificate has the name of its signer.
+pub(crate) fn is_self_issued(der: &[u8]) -> bool {
+    X509Certificate::from_der(der)
+        .is_ok_and(|(_, certificate)| certificate.subject().as_raw() == certificate.issuer().as_raw())
+}
+
+fn valid_root(root: &[u8], now: Timestamp) -> Result<Life, PkiError> {
+    let life = CaCertificate::read("the root certificate", root)?.life;
+    if life.holds(now) {
+        return Ok(life);
+    }
+    let Life { not_before, not_after } = life;
+    Err(PkiError::RootNotValid { valid: format!("{not_before:.0} to {not_after:.0}") })
+}
+
+/// Makes an intermediate under a root (DER) that is valid at `now`.
+pub(super) fn intermediate(
+    key: &KeyPair,
+    purpose: Purpose,
+    domain: &TrustDomain,
+    root: &[u8],
+    root_key: KeyPair,
+    now: Timestamp,
+) -> Result<Vec<u8>, PkiError> {
+    let life = valid_root(root, now)?;
+    let (name, usages) = match purpose {
+        Purpose::Agents => (
+            "Postern intermediate",
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth],
+        ),
+        // So that also a peer that knows no mark refuses it for a broker.
+        Purpose::People => ("Postern people's intermediate", vec![ExtendedKeyUsagePurpose::ClientAuth]),
+    };
+    let mut params = params(name, domain, 0, intermediate_end(&life, now), now)?;
+    params.extended_key_usages = usages;
+    let mark = CustomExtension::from_oid_content(&purpose::POLICIES, purpose.policies());
+    params.custom_extensions.push(mark);
     let issuer = Issuer::from_ca_cert_der(&CertificateDer::from(root), root_key.0)?;
     Ok(params.signed_by(&key.0, &issuer)?.der().to_vec())
 }
 
 /// Reports whether a certificate is signed by the key of another.
-pub(super) fn is_signed_by(certificate: &[u8], issuer: &[u8]) -> bool {
+pub(crate) fn is_signed_by(certificate: &[u8], issuer: &[u8]) -> bool {
     match (X509Certificate::from_der(certificate), X509Certificate::from_der(issuer)) {
         (Ok((_, certificate)), Ok((_, issuer))) => {
             certificate.verify_signature(Some(issuer.public_key())).is_ok()

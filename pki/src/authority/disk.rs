@@ -1,33 +1,62 @@
 //! The authority's files.
 //!
-//! `intermediate.key` holds the intermediate's private key **and** its certificate, so that one rename replaces both: after
-//! a crash at any step key and certificate belong together. `intermediate.pem` is a copy of that certificate for people and
-//! tools, written afterwards; the authority reads it only where `intermediate.key` has no certificate, as `init` once made
-//! it. `previous.pem` lists the intermediates that were replaced and have not ended.
+//! There are two intermediates, each in a [`Slot`]. `intermediate.key` holds the private key of the one for agents **and** its
+//! certificate, so that one rename replaces both: after a crash at any step key and certificate belong together.
+//! `intermediate.pem` is a copy of that certificate for people and tools, written afterwards; the authority reads it only where
+//! `intermediate.key` has no certificate, as `init` once made it. `people.key` and `people.pem` are the same for people, and
+//! `people.key` may be in another place. `previous.pem` lists the intermediates that were replaced and have not ended.
 //!
 //! Where `intermediate.key` is lost, `root.pem` and the root's key make another: a renewal reads the old intermediate only to
 //! list it. Where the copy for people is stale, it is written again from `intermediate.key`.
 
 use std::fs::{File, TryLockError};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 
 use super::certificate::{self, CaCertificate, is_of_key};
 use crate::credentials::{self, KeyPair};
+use crate::purpose::Purpose;
 use crate::{PkiError, TrustDomain, files, identity};
 
 /// The most replaced intermediates that are remembered; the oldest are forgotten first.
 const MAX_PREVIOUS: usize = 16;
+
+/// The outcome of a step for the intermediate that signs for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PeopleOutcome {
+    /// There is a new one.
+    Renewed(Box<CaCertificate>),
+    /// The one that is there stays.
+    Kept,
+    /// Its key is not in this file, so that it stays as it is.
+    Offline(PathBuf),
+}
 
 /// The paths of the files.
 pub(super) struct Paths {
     dir: PathBuf,
     pub(super) root_key: PathBuf,
     pub(super) root: PathBuf,
-    pub(super) intermediate_key: PathBuf,
-    pub(super) intermediate: PathBuf,
+    pub(super) agents: Slot,
+    pub(super) people: Slot,
     pub(super) previous: PathBuf,
+    /// The next root and its voucher.
+    pub(super) roll: PathBuf,
+    pub(super) next_root_key: PathBuf,
+    pub(super) retired_root_key: PathBuf,
+    /// The intermediates that are revoked.
+    pub(super) revoked: PathBuf,
+}
+
+/// The place of an intermediate.
+pub(super) struct Slot {
+    pub(super) purpose: Purpose,
+    /// The file with its key and its certificate.
+    pub(super) key: PathBuf,
+    /// The copy of its certificate for people and tools.
+    pub(super) copy: PathBuf,
 }
 
 /// An intermediate with its key, as read from disk.
@@ -38,26 +67,97 @@ pub(super) struct Intermediate {
     pub(super) from: PathBuf,
 }
 
+impl Slot {
+    /// Reads the intermediate and its key.
+    pub(super) fn read(&self) -> Result<Intermediate, PkiError> {
+        let text = files::read_private(&self.key)?;
+        let key = credentials::parse_key(&self.key, &text)?;
+        let beside_the_key = credentials::parse_certificates(&self.key, &text)?;
+        let (from, certificates) = if beside_the_key.is_empty() {
+            (&self.copy, credentials::load_certificates(&self.copy)?)
+        } else {
+            (&self.key, beside_the_key)
+        };
+        Ok(Intermediate { key, certificate: only(from, certificates)?, from: from.clone() })
+    }
+
+    /// Reports whether its key is in its file. A file that this process may not read counts as absent.
+    pub(super) fn is_at_hand(&self) -> Result<bool, PkiError> {
+        match files::read_private(&self.key) {
+            Ok(_) => Ok(true),
+            Err(PkiError::File { source, .. })
+                if matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) =>
+            {
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Writes the intermediate and its key; the rename of the file with the key is what counts.
+    fn write(&self, key: &KeyPair, certificate: &[u8]) -> Result<(), PkiError> {
+        let pem = credentials::to_pem(&[certificate.to_vec()]);
+        files::write_beside(&self.key, &format!("{}{pem}", key.0.serialize_pem()), 0o600)?;
+        files::write_beside(&self.copy, &pem, 0o644)
+    }
+
+    /// Reads the certificate of the intermediate that is about to be replaced; none if no file holds it.
+    fn read_replaced(&self) -> Option<Vec<u8>> {
+        if let Ok(found) = self.read() {
+            return Some(found.certificate);
+        }
+        let copy = credentials::load_certificates(&self.copy).ok()?;
+        let [copy] = <[Vec<u8>; 1]>::try_from(copy).ok()?;
+        CaCertificate::read("the copy", &copy).is_ok().then_some(copy)
+    }
+
+    /// Reports whether the copy holds this intermediate's certificate and nothing else.
+    pub(super) fn is_copied(&self, intermediate: &Intermediate) -> bool {
+        credentials::load_certificates(&self.copy)
+            .is_ok_and(|copy| copy == std::slice::from_ref(&intermediate.certificate))
+    }
+
+    /// Writes the copy again if it is none. Returns whether it wrote. The caller holds the lock.
+    pub(super) fn mend_copy(&self) -> Result<bool, PkiError> {
+        let found = self.read()?;
+        let stale = !self.is_copied(&found);
+        if stale {
+            files::write_beside(&self.copy, &credentials::to_pem(&[found.certificate]), 0o644)?;
+        }
+        Ok(stale)
+    }
+}
+
 impl Paths {
     pub(super) fn of(dir: &Path) -> Self {
+        let slot = |purpose, name: &str| Slot {
+            purpose,
+            key: dir.join(format!("{name}.key")),
+            copy: dir.join(format!("{name}.pem")),
+        };
         Self {
             dir: dir.to_owned(),
             root_key: dir.join("root.key"),
             root: dir.join("root.pem"),
-            intermediate_key: dir.join("intermediate.key"),
-            intermediate: dir.join("intermediate.pem"),
+            agents: slot(Purpose::Agents, "intermediate"),
+            people: slot(Purpose::People, "people"),
             previous: dir.join("previous.pem"),
+            roll: dir.join("roll.pem"),
+            next_root_key: dir.join("next-root.key"),
+            retired_root_key: dir.join("retired-root.key"),
+            revoked: dir.join("revoked.txt"),
         }
     }
 
-    /// The files that `init` makes.
-    pub(super) fn all(&self) -> [&PathBuf; 4] {
-        [&self.root_key, &self.root, &self.intermediate_key, &self.intermediate]
+    /// Has the key of the intermediate for people in another file.
+    pub(super) fn with_people_key(self, key: &Path) -> Self {
+        Self { people: Slot { key: key.to_owned(), ..self.people }, ..self }
     }
 
-    /// Reads the root's certificate.
-    pub(super) fn read_root(&self) -> Result<Vec<u8>, PkiError> {
-        only(&self.root, credentials::load_certificates(&self.root)?)
+    /// The files that `init` makes.
+    pub(super) fn all(&self) -> [&PathBuf; 6] {
+        let (agents, people) = (&self.agents, &self.people);
+        [&self.root_key, &self.root, &agents.key, &agents.copy, &people.key, &people.copy]
     }
 
     /// Reads the root's key from a file.
@@ -69,67 +169,66 @@ impl Paths {
         Err(PkiError::WrongRootKey { path: path.to_owned(), root: self.root.clone() })
     }
 
-    /// Reads the intermediate and its key.
-    pub(super) fn read_intermediate(&self) -> Result<Intermediate, PkiError> {
-        let text = files::read_private(&self.intermediate_key)?;
-        let key = credentials::parse_key(&self.intermediate_key, &text)?;
-        let beside_the_key = credentials::parse_certificates(&self.intermediate_key, &text)?;
-        let (from, certificates) = if beside_the_key.is_empty() {
-            (&self.intermediate, credentials::load_certificates(&self.intermediate)?)
-        } else {
-            (&self.intermediate_key, beside_the_key)
-        };
-        Ok(Intermediate { key, certificate: only(from, certificates)?, from: from.clone() })
-    }
-
-    /// Writes the intermediate and its key; the rename of `intermediate.key` is what counts.
-    pub(super) fn write_intermediate(&self, key: &KeyPair, certificate: &[u8]) -> Result<(), PkiError> {
-        let pem = credentials::to_pem(&[certificate.to_vec()]);
-        files::write_beside(&self.intermediate_key, &format!("{}{pem}", key.0.serialize_pem()), 0o600)?;
-        files::write_beside(&self.intermediate, &pem, 0o644)
-    }
-
-    /// Replaces the intermediate, and returns the new certificate. The caller holds the lock.
-    pub(super) fn replace_intermediate(
+    /// Makes an intermediate in a slot, and returns its certificate. The caller holds the lock.
+    pub(super) fn replace(
         &self,
+        slot: &Slot,
         trust_domain: &TrustDomain,
         root: &[u8],
         root_key: KeyPair,
         now: Timestamp,
     ) -> Result<Vec<u8>, PkiError> {
         let key = KeyPair::generate()?;
-        let made = certificate::intermediate(&key, trust_domain, root, root_key, now)?;
-        if let Some(replaced) = self.read_replaced() {
+        let made = certificate::intermediate(&key, slot.purpose, trust_domain, root, root_key, now)?;
+        if let Some(replaced) = slot.read_replaced() {
             self.remember(&replaced, now)?;
         }
-        self.write_intermediate(&key, &made)?;
+        slot.write(&key, &made)?;
         Ok(made)
     }
 
-    /// Reads the certificate of the intermediate that is about to be replaced; none if no file holds it.
-    fn read_replaced(&self) -> Option<Vec<u8>> {
-        if let Ok(found) = self.read_intermediate() {
-            return Some(found.certificate);
+    /// Makes the intermediate for people if there is none, and replaces one that is `due` and whose key is at hand. The caller
+    /// holds the lock.
+    pub(super) fn renew_people(
+        &self,
+        trust_domain: &TrustDomain,
+        root: &[u8],
+        root_key: KeyPair,
+        now: Timestamp,
+        due: &dyn Fn(&[u8]) -> bool,
+    ) -> Result<PeopleOutcome, PkiError> {
+        let is_at_hand = self.people.is_at_hand()?;
+        if !is_at_hand && self.people.copy.symlink_metadata().is_ok() {
+            return Ok(PeopleOutcome::Offline(self.people.key.clone()));
         }
-        let copy = credentials::load_certificates(&self.intermediate).ok()?;
-        let [copy] = <[Vec<u8>; 1]>::try_from(copy).ok()?;
-        CaCertificate::read("the copy", &copy).is_ok().then_some(copy)
+        if is_at_hand && self.people.read().is_ok_and(|found| !due(&found.certificate)) {
+            self.people.mend_copy()?;
+            return Ok(PeopleOutcome::Kept);
+        }
+        let made = self.replace(&self.people, trust_domain, root, root_key, now)?;
+        Ok(PeopleOutcome::Renewed(Box::new(CaCertificate::read("the new intermediate", &made)?)))
     }
 
-    /// Reports whether `intermediate.pem` holds this intermediate's certificate and nothing else.
-    pub(super) fn is_copied(&self, intermediate: &Intermediate) -> bool {
-        credentials::load_certificates(&self.intermediate)
-            .is_ok_and(|copy| copy == std::slice::from_ref(&intermediate.certificate))
+    /// Reads the certificate of the intermediate for people; none if there is no such intermediate yet.
+    pub(super) fn people_certificate(&self) -> Result<Option<Vec<u8>>, PkiError> {
+        if self.people.is_at_hand()? {
+            return self.people.read().map(|found| Some(found.certificate));
+        }
+        if self.people.copy.symlink_metadata().is_err() {
+            return Ok(None);
+        }
+        only(&self.people.copy, credentials::load_certificates(&self.people.copy)?).map(Some)
     }
 
-    /// Writes `intermediate.pem` again if it is not a copy. Returns whether it wrote. The caller holds the lock.
-    pub(super) fn mend_copy(&self) -> Result<bool, PkiError> {
-        let found = self.read_intermediate()?;
-        let stale = !self.is_copied(&found);
-        if stale {
-            files::write_beside(&self.intermediate, &credentials::to_pem(&[found.certificate]), 0o644)?;
+    /// Moves the key of the next root, and that of the old one, if they are beside the root. The caller holds the lock.
+    pub(super) fn move_root_keys(&self) -> Result<(), PkiError> {
+        if self.next_root_key.symlink_metadata().is_err() {
+            return Ok(());
         }
-        Ok(stale)
+        if self.root_key.symlink_metadata().is_ok() {
+            files::rename(&self.root_key, &self.retired_root_key)?;
+        }
+        files::rename(&self.next_root_key, &self.root_key)
     }
 
     /// Reads the replaced intermediates that are valid at `now`, the newest last.
@@ -152,7 +251,7 @@ impl Paths {
         files::write_beside(&self.previous, &credentials::to_pem(&newest), 0o644)
     }
 
-    /// Keeps other programs from renewing until the returned file is dropped.
+    /// Keeps other programs from changing the authority until the returned file is dropped.
     pub(super) fn lock(&self) -> Result<File, PkiError> {
         let failed = |source| PkiError::File { path: self.dir.clone(), source };
         let dir = File::open(&self.dir).map_err(failed)?;
@@ -164,7 +263,7 @@ impl Paths {
     }
 }
 
-fn only(path: &Path, certificates: Vec<Vec<u8>>) -> Result<Vec<u8>, PkiError> {
+pub(super) fn only(path: &Path, certificates: Vec<Vec<u8>>) -> Result<Vec<u8>, PkiError> {
     match <[Vec<u8>; 1]>::try_from(certificates) {
         Ok([one]) => Ok(one),
         Err(_) => Err(PkiError::malformed(path.display().to_string(), "it holds more than one certificate")),

@@ -2,6 +2,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 mod authority;
+mod forgery;
 mod handshakes;
 mod parties;
+mod purposes;
 mod renewal;
+mod roll;

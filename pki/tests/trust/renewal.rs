@@ -95,6 +95,9 @@ async fn an_ended_authority_loads_and_is_reported_as_expired_and_signs_nothing_u
     }
     renew(&ca, now()).unwrap();
     assert!(authority.reload().unwrap() && !authority.reload().unwrap());
+    assert!(issues(&authority, &alice(), now()).is_err(), "the one for people has ended as well");
+    let (root_key, people_key) = (file(&ca, "root.key"), file(&ca, "people.key"));
+    Authority::renew_people(ca.dir.path(), &TrustDomain::default(), &people_key, &root_key, now()).unwrap();
     issues(&authority, &alice(), now()).unwrap();
     assert!(handshake(ca.broker(), client_config(&ca.agent()).unwrap(), NAME).await.is_ok());
 }

@@ -1,7 +1,7 @@
 //! Enrolled agents, by their targets.
 
 use jiff::Timestamp;
-use postern_core::{AgentKeys, Principal, TargetId};
+use postern_core::{AgentKeys, KeyHash, Principal, TargetId};
 use serde::{Deserialize, Serialize};
 
 use crate::batch::Expect;
@@ -31,6 +31,9 @@ pub struct AgentRecord {
     /// Set once an administrator has had the agent forgotten; enrolling again makes a new record.
     #[serde(default)]
     pub forgotten: Option<Forgotten>,
+    /// The roots that the agent trusts, by the hashes of their public keys, as it reported them last while a root was being replaced.
+    #[serde(default)]
+    pub roots: Vec<KeyHash>,
 }
 
 impl AgentRecord {
@@ -41,8 +44,16 @@ impl AgentRecord {
         certificate_not_after: Timestamp,
         keys: AgentKeys,
     ) -> Self {
-        let keys = Some(keys);
-        Self { target, enrolled_at, certificate_not_after, banned: None, keys, cloned: None, forgotten: None }
+        Self {
+            target,
+            enrolled_at,
+            certificate_not_after,
+            banned: None,
+            keys: Some(keys),
+            cloned: None,
+            forgotten: None,
+            roots: Vec::new(),
+        }
     }
 }
 

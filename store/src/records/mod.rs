@@ -2,6 +2,7 @@
 
 pub(crate) mod agent;
 pub(crate) mod grant;
+pub(crate) mod intermediate;
 pub(crate) mod issued;
 pub(crate) mod policy;
 pub(crate) mod request;

@@ -86,5 +86,6 @@ fn agent(target: &str) -> AgentRecord {
         keys: None,
         cloned: None,
         forgotten: None,
+        roots: Vec::new(),
     }
 }

@@ -13,7 +13,7 @@ use postern_agent::enroll::enroll;
 use postern_agent::host_reconciler::{self, HostReconciler, ReconcilerHandle};
 use postern_agent::ledger::Ledger;
 use postern_agent::limits::StateLimits;
-use postern_agent::session::BrokerSession;
+use postern_agent::session::{BrokerSession, BrokerTrust};
 use postern_agent::status::StatusFile;
 use postern_agent::{clock, reports};
 use postern_pki::credentials::Credentials;
@@ -155,7 +155,7 @@ impl Link {
     async fn open(&self) -> Result<BrokerSession, String> {
         let tls = client_config(&self.credentials).unwrap();
         let channel = channel(&self.broker, tls).unwrap();
-        BrokerSession::open(channel, &self.reconciler, StateLimits::default())
+        BrokerSession::open(channel, &self.reconciler, StateLimits::default(), BrokerTrust::default())
             .await
             .map_err(|error| error.to_string())
     }

@@ -1,8 +1,11 @@
-//! The authority of several brokers: each renews an intermediate of its own under the one root.
+//! The authority of several brokers: each renews an intermediate of its own under the one root, and all refuse a revoked one.
 
 use postern_core::Role;
+use postern_pki::{Authority, TrustDomain};
+use postern_proto::v1;
+use postern_proto::v1::access_service_client::AccessServiceClient;
 use postern_tests::clock::wait_until;
-use postern_tests::{Cli, STEP_TIMEOUT};
+use postern_tests::{Cli, Client, Refusal, STEP_TIMEOUT};
 
 use crate::world::{Options, ReplicaWorld};
 
@@ -44,5 +47,50 @@ fn certificates_of_an_old_and_a_new_intermediate_are_good_on_every_broker_of_a_s
             .unwrap()
             .iter()
             .any(|replica| replica["answers"] == true && replica["agents"] == 4)
+    });
+}
+
+#[test]
+fn i7_an_intermediate_that_is_revoked_on_one_broker_is_refused_by_the_others() {
+    let world = ReplicaWorld::new(&Options { brokers: 2, hosts: 1, instances: 0, agents_at: None });
+    let other = world.replicas.replica(1).url().to_owned();
+    let alice = Client::new(&world.net.alice, &other, &world.issue("alice", Role::Requester));
+    assert!(alice.grants().is_empty());
+    let stream = alice.start(|channel| async move {
+        let watch = v1::WatchGrantsRequest { filter: None };
+        let mut grants = AccessServiceClient::new(channel).watch_grants(watch).await.unwrap().into_inner();
+        loop {
+            if let Err(end) = grants.message().await {
+                return end;
+            }
+        }
+    });
+    let dir = world.replicas.replica(0).broker().data_dir().join("ca");
+    let authority = Authority::load(&dir, &TrustDomain::default()).unwrap();
+    let (people, agents) =
+        (authority.people().unwrap().key.to_string(), authority.intermediate().key.to_string());
+    let root_key = dir.join("root.key").to_string_lossy().into_owned();
+    let revoke = |key: &str| {
+        let command = ["authority", "revoke-intermediate", key, "--root-key", &root_key];
+        world.replicas.replica(0).broker().must(&command);
+    };
+    revoke(&people);
+    assert_eq!(Refusal::from(stream.join()).reason, "PROOF_REVOKED", "on the broker without the list");
+
+    // The other broker has a copy of the stolen key, and says that it still signs with it.
+    revoke(&agents);
+    let admin = Cli::new(&world.net.alice, &other, &world.issue("another", Role::Administrator));
+    wait_until("the other broker to warn of its own intermediate", STEP_TIMEOUT * 2, || {
+        admin.run(&["status", "--check"]).out.contains("is revoked, and still signs")
+    });
+    // As the documentation says: copy the new one.
+    let to = world.replicas.replica(1).broker().data_dir().join("ca/intermediate.key");
+    let new = std::fs::read(dir.join("intermediate.key")).unwrap();
+    std::fs::write(to.with_extension("new"), new).unwrap();
+    let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    std::fs::set_permissions(to.with_extension("new"), private).unwrap();
+    std::fs::rename(to.with_extension("new"), &to).unwrap();
+    wait_until("the other broker to take up the new one", STEP_TIMEOUT * 2, || {
+        !admin.run(&["status", "--check"]).out.contains("is revoked, and still signs")
     });
 }

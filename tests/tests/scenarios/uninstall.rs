@@ -1,6 +1,9 @@
 //! I6: an uninstalled agent leaves nothing of Postern's behind, and touches nothing of others.
 
-use postern_tests::{HostWorld, Reach, TCP};
+use std::fs;
+
+use postern_tests::clock::wait_until;
+use postern_tests::{HostWorld, Reach, STEP_TIMEOUT, TCP};
 
 #[test]
 fn i6_uninstall_removes_posterns_table_and_state_and_nothing_else() {
@@ -18,4 +21,25 @@ fn i6_uninstall_removes_posterns_table_and_state_and_nothing_else() {
     assert!(!world.agent.state_dir().join("state.json").exists());
     // A second time there is nothing to do, and that is no error.
     world.agent.must(&["uninstall"]);
+}
+
+#[test]
+fn i1_with_the_broker_gone_for_good_a_machine_stays_shut_until_its_console_opens_it() {
+    let mut world = HostWorld::new();
+    world.broker.process().terminate();
+    fs::remove_dir_all(world.broker.data_dir()).unwrap();
+    let port = world.net.vm.tcp(TCP);
+    assert_eq!(world.net.mallory.reach(port), Reach::Filtered);
+    // As docs/operations.md says: until the agent's next start.
+    world.agent.process().terminate();
+    world.net.vm.must("nft", &["delete", "table", "inet", "postern"]);
+    assert_eq!(world.net.mallory.reach(port), Reach::Open);
+    world.agent.run();
+    wait_until("the agent to shut the port again", STEP_TIMEOUT, || {
+        world.net.mallory.reach(port) == Reach::Filtered
+    });
+    // And for good.
+    world.agent.process().terminate();
+    world.agent.must(&["uninstall"]);
+    assert_eq!(world.net.mallory.reach(port), Reach::Open);
 }

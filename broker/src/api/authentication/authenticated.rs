@@ -18,6 +18,8 @@ pub struct Authenticated {
     pub issuance: Issuance,
     /// The key of the certificate that is the proof; none for a proof of another kind.
     pub certificate_key: Option<KeyHash>,
+    /// The keys of the intermediates that signed the certificate that is the proof; none for a proof of another kind.
+    pub signers: Vec<KeyHash>,
     /// The end of the proof, by the wall clock.
     pub not_after: Timestamp,
     /// The answer to a call after that end, and the last word of a stream that lasts until then.
@@ -25,21 +27,27 @@ pub struct Authenticated {
 }
 
 impl Authenticated {
-    /// Reports whether the proof of a principal is revoked. Agents are banned instead.
+    /// Reports whether the proof is revoked, or the intermediate that signed it. An agent is banned instead, and one whose
+    /// intermediate is revoked proves itself by the key that its record knows ([`crate::app::agents`]).
     pub(in crate::api) fn is_revoked(&self, revocations: &Revocations) -> bool {
         match &self.kind {
-            CallerKind::Principal(principal) => revocations.cover(principal.key(), &self.issuance),
-            CallerKind::Agent(_) | CallerKind::Broker => false,
+            CallerKind::Principal(principal) => {
+                revocations.cover(principal.key(), &self.issuance) || revocations.cover_signers(&self.signers)
+            }
+            CallerKind::Broker => revocations.cover_signers(&self.signers),
+            CallerKind::Agent(_) => false,
         }
     }
 
-    /// Waits until the proof of a principal is revoked; for ever for another party's.
+    /// Waits until the proof is revoked, or the intermediate that signed it; for ever for an agent's.
     pub(in crate::api) async fn until_revoked(&self, revocations: &Revocations) {
         match &self.kind {
-            CallerKind::Principal(principal) => {
-                revocations.until_covered(principal.key(), &self.issuance).await
-            }
-            CallerKind::Agent(_) | CallerKind::Broker => std::future::pending().await,
+            CallerKind::Principal(principal) => tokio::select! {
+                () = revocations.until_covered(principal.key(), &self.issuance) => {}
+                () = revocations.until_signers_covered(&self.signers) => {}
+            },
+            CallerKind::Broker => revocations.until_signers_covered(&self.signers).await,
+            CallerKind::Agent(_) => std::future::pending().await,
         }
     }
 }

@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use postern_core::{CallerKind, KeyHash, Principal};
 use postern_pki::CertificateFacts;
-use postern_pki::identity::{SpiffeId, SpiffeIdError, TrustDomain, key_hash};
+use postern_pki::identity::{SpiffeId, TrustDomain, key_hash};
+use postern_pki::purpose::{self, PurposeError};
 
 use super::authenticated::{Authenticated, Refusal};
 use crate::principals::Issuance;
@@ -25,22 +26,32 @@ pub struct ClientCertificate {
 }
 
 impl ClientCertificate {
-    /// Reads a certificate (DER) that the handshake has verified.
+    /// Reads a certificate (DER) that the handshake has verified, with those that came with it.
     ///
     /// # Errors
     /// The certificate has no SPIFFE id of the trust domain.
-    pub(in crate::api) fn read(leaf: &[u8], trust_domain: &TrustDomain) -> Result<Self, SpiffeIdError> {
+    pub(in crate::api) fn read<C: AsRef<[u8]>>(
+        leaf: &[u8],
+        others: &[C],
+        trust_domain: &TrustDomain,
+    ) -> Result<Self, PurposeError> {
         let id = SpiffeId::of_certificate(leaf, trust_domain)?;
-        Ok(Self::with_key(id, CertificateFacts::read(leaf)?, Some(key_hash(leaf)?)))
+        let signers = purpose::signer_keys(leaf, others)?;
+        Ok(Self::with_key(id, CertificateFacts::read(leaf)?, Some(key_hash(leaf)?), signers))
     }
 
     /// Makes the certificate with this id and these facts, and without a key, for tests.
     #[cfg(test)]
     pub(in crate::api) fn of(id: SpiffeId, facts: CertificateFacts) -> Self {
-        Self::with_key(id, facts, None)
+        Self::with_key(id, facts, None, Vec::new())
     }
 
-    fn with_key(id: SpiffeId, facts: CertificateFacts, certificate_key: Option<KeyHash>) -> Self {
+    fn with_key(
+        id: SpiffeId,
+        facts: CertificateFacts,
+        certificate_key: Option<KeyHash>,
+        signers: Vec<KeyHash>,
+    ) -> Self {
         let kind = match id {
             SpiffeId::Principal { role, name } => CallerKind::Principal(Principal::local(role, name)),
             SpiffeId::Agent(target) => CallerKind::Agent(target),
@@ -49,7 +60,8 @@ impl ClientCertificate {
         let CertificateFacts { serial, issued_at, not_after } = facts;
         let issuance = Issuance { at: issued_at, serial: Some(serial) };
         let when_expired = EXPIRED;
-        Self { caller: Arc::new(Authenticated { kind, issuance, certificate_key, not_after, when_expired }) }
+        let caller = Authenticated { kind, issuance, certificate_key, signers, not_after, when_expired };
+        Self { caller: Arc::new(caller) }
     }
 
     /// Makes the certificate with this id that was issued just now and is valid until then, for tests.

@@ -35,6 +35,7 @@ impl FakeTokens {
         let caller = Authenticated {
             kind: CallerKind::Principal(principal),
             issuance: Issuance { at: wall(), serial: None },
+            signers: Vec::new(),
             certificate_key: None,
             not_after: end,
             when_expired: Refusal::unauthenticated(

@@ -16,8 +16,8 @@ use std::time::Duration;
 
 use futures_util::{Stream, StreamExt as _, stream};
 use jiff::Timestamp;
-use postern_core::TargetId;
 use postern_core::text::is_invisible;
+use postern_core::{KeyHash, TargetId};
 use postern_proto::convert::{duration, duration_to_wire, mode_to_wire, port_to_wire};
 use postern_proto::status::{invalid, plain};
 use postern_proto::v1;
@@ -29,7 +29,8 @@ use crate::api::error::to_status;
 use crate::api::request::report_text;
 use crate::app::App;
 use crate::app::agents::{
-    Admission, AgentCaller, TamperingReport, admitted, connect, record_tampering, record_unknown,
+    Admission, AgentCaller, TamperingReport, admitted, connect, is_renewal_wanted, record_roots,
+    record_tampering, record_unknown,
 };
 use crate::clock::{boottime, wall};
 use crate::layers::host::desired_state::{Outgoing, PushedState};
@@ -40,6 +41,8 @@ pub(super) type SessionStream = Pin<Box<dyn Stream<Item = Result<v1::SessionResp
 
 /// The time in which the first message must come.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+/// The least time between two requests for a renewal in one session.
+const RENEWAL_INTERVAL: Duration = Duration::from_secs(60);
 /// The silence after which the broker ends a session. An agent sends a heartbeat every 5 s.
 const SILENCE_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -59,14 +62,20 @@ pub(super) async fn open(
     // Another text than a boot id names no machine.
     let boot_id = report_text("hello.boot_id", &hello.boot_id).unwrap_or_default();
     let session = connect(&app, &caller, admission, version.clone(), &boot_id).await.map_err(to_status)?;
-    let target = caller.target;
+    let target = caller.target.clone();
     if line_due(&target) {
         tracing::info!(%target, version, last_generation = hello.last_generation, "agent connected");
     }
+    // A text that is no hash names no root.
+    let roots = hello.trusted_roots.iter().filter_map(|root| root.parse().ok()).collect::<Vec<KeyHash>>();
+    record_roots(&app, &caller, &roots).await.map_err(to_status)?;
     let open = OpenSession {
         app,
         target,
         certificate_ends: ends_at(caller.certificate_not_after),
+        caller,
+        roots,
+        renewal_asked_at: None,
         incoming,
         session,
         last: LastMessage { sent_at: first.sent_at, at: boottime() },
@@ -130,6 +139,11 @@ fn ends_at(not_after: Timestamp) -> Duration {
 struct OpenSession {
     app: Arc<App>,
     target: TargetId,
+    caller: AgentCaller,
+    /// The roots that the agent trusts.
+    roots: Vec<KeyHash>,
+    /// The time of the last request for a renewal, as [`boottime`] counts.
+    renewal_asked_at: Option<Duration>,
     /// The end of the agent's certificate, as [`boottime`] counts: a step of the wall clock ends no session.
     certificate_ends: Duration,
     incoming: Streaming<v1::SessionRequest>,
@@ -145,6 +159,7 @@ struct LastMessage {
 
 enum Reply {
     Heartbeat,
+    Renewal,
     Desired(Arc<PushedState>),
 }
 
@@ -179,7 +194,7 @@ impl OpenSession {
         match message.message {
             Some(In::Heartbeat(_)) => {
                 self.session.mark_seen();
-                Ok(Some(Reply::Heartbeat))
+                Ok(Some(self.heartbeat()))
             }
             Some(In::Applied(v1::Applied { generation, error })) => {
                 // People read an agent's error: keep its printable characters.
@@ -204,10 +219,22 @@ impl OpenSession {
         }
     }
 
+    /// Returns the answer to a heartbeat: a request for a renewal, if one is due.
+    fn heartbeat(&mut self) -> Reply {
+        let now = boottime();
+        let is_fresh = self.renewal_asked_at.is_some_and(|at| now.saturating_sub(at) < RENEWAL_INTERVAL);
+        if is_fresh || !is_renewal_wanted(&self.app, &self.caller, &self.roots) {
+            return Reply::Heartbeat;
+        }
+        self.renewal_asked_at = Some(now);
+        Reply::Renewal
+    }
+
     /// Makes the message as it goes out now: the remaining time of each window counts from this moment.
     fn respond(&self, reply: Reply) -> v1::SessionResponse {
         let message = match reply {
             Reply::Heartbeat => Out::Heartbeat(v1::HeartbeatReply {}),
+            Reply::Renewal => Out::Renewal(v1::RenewalRequested {}),
             Reply::Desired(state) => Out::Desired(wire(&state, self.app.clock.now())),
         };
         v1::SessionResponse {

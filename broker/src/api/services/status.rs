@@ -61,7 +61,7 @@ impl StatusApi {
             RootKey::Unusable { .. } => v1::RootKey::Unusable,
         };
         v1::AuthorityStatus {
-            root: Some(ca_certificate(authority.root())),
+            root: Some(ca_certificate(&authority.root())),
             intermediate: Some(ca_certificate(&authority.intermediate())),
             root_key: root_key.into(),
             warnings: [standing.warnings(), in_words(&self.app.readiness.shortages())].concat(),
@@ -125,7 +125,7 @@ fn task(task: TaskStatus) -> v1::TaskStatus {
 }
 
 fn ca_certificate(certificate: &CaCertificate) -> v1::CaCertificate {
-    let CaCertificate { subject, serial, life } = certificate;
+    let CaCertificate { subject, serial, life, .. } = certificate;
     v1::CaCertificate {
         subject: subject.clone(),
         serial: serial.clone(),

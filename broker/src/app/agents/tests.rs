@@ -1,11 +1,13 @@
 //! Joining, renewing and banning, with real certificates.
 
+mod authority;
 mod forgetting;
 mod keys;
 
 use postern_core::Role;
 use postern_core::audit::Outcome;
 use postern_pki::KeyPair;
+use postern_pki::purpose::signer_keys;
 use postern_store::testing::memory::Fault;
 
 use super::*;
@@ -41,7 +43,9 @@ fn with(issued: &Issued) -> AgentCaller {
     AgentCaller {
         target: vm(),
         key: key_hash(&issued.chain[0]).unwrap(),
+        certificate_issued_at: wall(),
         certificate_not_after: issued.not_after,
+        signers: signer_keys(&issued.chain[0], &issued.chain[1..]).unwrap(),
         address: Some([192, 0, 2, 10].into()),
     }
 }
@@ -56,7 +60,9 @@ fn unknown() -> AgentCaller {
     AgentCaller {
         target: vm(),
         key: KeyHash::of(b"another key"),
+        certificate_issued_at: Timestamp::UNIX_EPOCH,
         certificate_not_after: Timestamp::UNIX_EPOCH,
+        signers: Vec::new(),
         address: Some([192, 0, 2, 66].into()),
     }
 }

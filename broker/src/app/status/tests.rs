@@ -93,6 +93,7 @@ fn agents_and_grants_are_counted() {
         keys: None,
         cloned: None,
         forgotten: None,
+        roots: Vec::new(),
     };
     let agents = [agent("host:vm-1", false), agent("host:vm-2", true), agent("host:vm-3", false)];
     let card = |agents| MemberInfo { agents, ..MemberInfo::default() };

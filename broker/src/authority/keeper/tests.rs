@@ -1,6 +1,9 @@
 use std::os::unix::fs::PermissionsExt as _;
 
+use postern_core::{AgentKeys, KeyHash};
+use postern_pki::authority::AGENT_LIFETIME;
 use postern_pki::life::Life;
+use postern_store::{AgentRecord, Expect};
 
 use super::*;
 use crate::testing::TestApp;
@@ -15,6 +18,8 @@ fn keeper(rig: &TestApp) -> (Keeper, KeeperState) {
     let life = Life { not_before: credentials.not_before(), not_after: credentials.not_after() };
     let state = KeeperState {
         signer: app.authority.intermediate().serial,
+        roots: app.authority.roots(),
+        phase: app.authority.phase(),
         failed_at: None,
         failure: None,
         said: None,
@@ -29,6 +34,8 @@ fn keeper(rig: &TestApp) -> (Keeper, KeeperState) {
         identity: ServerIdentity::new(credentials).unwrap(),
         serving: life,
         names,
+        roll_report: RollReport::at(app.standing.root_key_file().with_file_name("roll.json")),
+        revocations: Arc::clone(&app.revocations),
     };
     (keeper, state)
 }
@@ -80,7 +87,7 @@ async fn after_a_clock_that_was_ahead_the_first_look_makes_the_broker_good_for_i
     keeper.record(&mut state).await.unwrap();
     let renewals: Vec<_> =
         rig.events().await.into_iter().filter(|event| event.action == "authority.renewed").collect();
-    assert!(renewals.len() == 2 && renewals.is_sorted_by_key(|event| event.at), "{renewals:?}");
+    assert!(renewals.len() == 4 && renewals.is_sorted_by_key(|event| event.at), "{renewals:?}");
     assert!(renewals.iter().all(|event| event.at < now + DAY), "{renewals:?}");
 }
 
@@ -164,9 +171,65 @@ async fn the_intermediate_is_renewed_at_half_of_its_life_and_the_broker_serves_u
     keeper.record(&mut state).await.unwrap();
     let events = rig.events().await;
     let recorded: Vec<_> = events.iter().filter(|event| event.action == "authority.renewed").collect();
-    assert_eq!((recorded.len(), &recorded[0].details["serial"]), (1, &after.serial), "I9");
+    let people = rig.app.authority.people().unwrap();
+    let serials: Vec<&String> = recorded.iter().map(|event| &event.details["serial"]).collect();
+    assert_eq!(serials, [&after.serial, &people.serial], "I9");
     keeper.say(&mut state, now + DAY * 183);
     assert!(rig.app.standing.warnings().is_empty());
+}
+
+#[tokio::test]
+async fn i9_each_step_to_the_next_root_is_taken_up_audited_and_reported() {
+    let rig = TestApp::new();
+    let (mut keeper, mut state) = keeper(&rig);
+    let (authority, root_key) = (&rig.app.authority, rig.app.standing.root_key_file().to_owned());
+    let (dir, domain) = (root_key.parent().unwrap(), &rig.app.trust_domain);
+    let report = keeper.roll_report.clone();
+    let waiting = || {
+        let found = report.read(authority, wall()).unwrap();
+        (found.agents, found.people)
+    };
+    let put = async |roots: Vec<KeyHash>, renewed_at: Timestamp| {
+        let end = renewed_at + AGENT_LIFETIME;
+        let target = "host:vm-1".parse().unwrap();
+        let agent = AgentRecord::enrolled(target, renewed_at, end, AgentKeys::none());
+        let change = Transaction::default().put_agent(AgentRecord { roots, ..agent }, Expect::Any);
+        rig.app
+            .store
+            .commit(change.audit(AuditEvent::done(wall(), "a test", "agent.changed")))
+            .await
+            .unwrap();
+    };
+    put(Vec::new(), wall() - AGENT_LIFETIME).await;
+    keeper.look(&mut state).await.unwrap();
+    assert!(!report.file().exists(), "no root is being replaced");
+
+    Authority::begin_roll(dir, domain, &root_key, None, wall()).unwrap();
+    assert!(report.read(authority, wall()).is_err());
+    keeper.look(&mut state).await.unwrap();
+    assert_eq!((authority.phase(), state.roots.len()), (RollPhase::Begun, 2));
+    assert_eq!(waiting(), (vec!["host:vm-1".to_owned()], Vec::new()));
+    assert!(report.read(authority, wall() + DAY).is_err(), "an old report counts for nothing");
+    put(authority.root_keys(), wall() - AGENT_LIFETIME).await;
+    keeper.look(&mut state).await.unwrap();
+    assert_eq!(waiting(), (Vec::new(), Vec::new()));
+
+    let people_key = dir.join("people.key");
+    Authority::switch_root(dir, domain, None, &people_key, wall()).unwrap();
+    keeper.look(&mut state).await.unwrap();
+    assert_eq!(waiting().0, ["host:vm-1"], "its certificate is from before");
+    put(authority.root_keys(), wall() + DAY).await;
+    keeper.look(&mut state).await.unwrap();
+    assert_eq!(waiting(), (Vec::new(), Vec::new()));
+    assert_eq!(rig.app.standing.root_key(authority), RootKey::AtHand, "the next root's key is root.key now");
+
+    Authority::finish_roll(dir, wall(), false).unwrap();
+    keeper.look(&mut state).await.unwrap();
+    assert!(!report.file().exists() && state.roots.len() == 1);
+    let steps: Vec<String> = rig.events().await.into_iter().map(|event| event.action).collect();
+    let steps: Vec<&String> = steps.iter().filter(|action| action.starts_with("authority.")).collect();
+    let expected = ["roll_begun", "roll_switched", "renewed", "roll_finished"];
+    assert_eq!(steps, expected.map(|step| format!("authority.{step}")).iter().collect::<Vec<_>>());
 }
 
 #[tokio::test]

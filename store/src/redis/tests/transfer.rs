@@ -108,6 +108,7 @@ async fn fill(store: &Store, random: &mut StdRng, lines: usize) {
             keys: None,
             cloned: None,
             forgotten: None,
+            roots: Vec::new(),
         };
         commit(store, change().put_agent(agent.clone(), Expect::Any)).await;
         let hash = TokenHash(random.random());

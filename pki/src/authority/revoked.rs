@@ -1,0 +1,66 @@
+//! `revoked.txt`: the intermediates whose keys were stolen, by the hashes of their public keys, one a line.
+//!
+//! The hash of the key names an intermediate, and not that of its certificate: a thief can change the signature on a certificate so
+//! that it stays valid and its hash is another one.
+
+use std::path::Path;
+
+use postern_core::KeyHash;
+
+use super::{Authority, CaCertificate};
+use crate::authority::disk::Paths;
+use crate::{PkiError, files};
+
+/// The most intermediates that can be revoked.
+const MAX_REVOKED: usize = 64;
+
+impl Authority {
+    /// Adds an intermediate to the list of the revoked ones, durably. Reports whether it is news.
+    ///
+    /// # Errors
+    /// The list is full, malformed or cannot be written, or another program is changing the authority.
+    pub fn revoke_intermediate(dir: &Path, key: KeyHash) -> Result<bool, PkiError> {
+        let paths = Paths::of(dir);
+        let _lock = paths.lock()?;
+        let mut revoked = read(&paths.revoked)?;
+        if revoked.contains(&key) {
+            return Ok(false);
+        }
+        if revoked.len() >= MAX_REVOKED {
+            let problem = format!("it names {MAX_REVOKED} intermediates already; replace the root instead");
+            return Err(PkiError::malformed(paths.revoked.display().to_string(), problem));
+        }
+        revoked.push(key);
+        let text: String = revoked.iter().map(|key| format!("{key}\n")).collect();
+        files::write_beside(&paths.revoked, &text, 0o644)?;
+        Ok(true)
+    }
+
+    /// Returns the intermediates in this authority's list of revoked ones.
+    ///
+    /// # Errors
+    /// The list is malformed, or cannot be read.
+    pub fn revoked(&self) -> Result<Vec<KeyHash>, PkiError> {
+        read(&self.paths.revoked)
+    }
+
+    /// Returns the intermediate of this authority with this public key: one that signs, or one that was replaced.
+    pub fn known_intermediate(&self, key: KeyHash, now: jiff::Timestamp) -> Option<CaCertificate> {
+        let current = std::iter::once(self.intermediate()).chain(self.people());
+        let previous = self.previous(now).unwrap_or_default();
+        current.chain(previous).find(|known| known.key == key)
+    }
+}
+
+fn read(file: &Path) -> Result<Vec<KeyHash>, PkiError> {
+    if file.symlink_metadata().is_err() {
+        return Ok(Vec::new());
+    }
+    let text = files::read(file)?;
+    let malformed = |problem| PkiError::malformed(file.display().to_string(), problem);
+    text.lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .map(|line| line.parse().map_err(malformed))
+        .collect()
+}
