@@ -16,15 +16,18 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use postern_core::checkpoint::Checkpoint;
 use rcgen::{
     CertificateParams, CertificateSigningRequestParams, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyUsagePurpose, SanType,
+    KeyUsagePurpose, SanType, SigningKey as _,
 };
 use rustls::pki_types::CertificateDer;
 
 pub use self::certificate::CaCertificate;
-use self::certificate::{earlier, is_of_key, is_signed_by, later, set_validity};
+pub(crate) use self::certificate::is_signed_by;
+use self::certificate::{earlier, is_of_key, later, set_validity};
 use self::disk::{Intermediate, Paths};
+use crate::checkpoint::SignedCheckpoint;
 use crate::credentials::{self, KeyPair};
 use crate::identity::{self, SpiffeId, TrustDomain};
 use crate::life::{BACKDATE, Life, is_renewal_due};
@@ -243,6 +246,17 @@ impl Authority {
         let own = signer.facts.life;
         let life = if own.holds(now) { signer.leaf_life(lifetime, now) } else { own };
         signer.sign(self.leaf_params(&SpiffeId::Broker, names, life)?, csr)
+    }
+
+    /// Signs a checkpoint of the audit log with the intermediate, whose certificate goes with it.
+    ///
+    /// # Errors
+    /// The intermediate is not valid at the checkpoint's time, or a signature cannot be made.
+    pub fn sign_checkpoint(&self, checkpoint: Checkpoint) -> Result<SignedCheckpoint, PkiError> {
+        let signer = self.signer();
+        signer.check_valid(checkpoint.at)?;
+        let signature = signer.issuer.key().sign(checkpoint.to_text().as_bytes())?;
+        Ok(SignedCheckpoint::new(checkpoint, signature, signer.certificate.clone()))
     }
 
     /// Returns the roots that a peer of this authority's certificates must trust, DER.

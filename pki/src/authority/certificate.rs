@@ -28,7 +28,7 @@ pub struct CaCertificate {
 
 impl CaCertificate {
     /// Reads a certificate (DER).
-    pub(super) fn read(what: &str, der: &[u8]) -> Result<Self, PkiError> {
+    pub(crate) fn read(what: &str, der: &[u8]) -> Result<Self, PkiError> {
         let unreadable = |error: &dyn std::fmt::Display| PkiError::malformed(what, error);
         let (_, certificate) = X509Certificate::from_der(der).map_err(|error| unreadable(&error))?;
         let (not_before, not_after) = identity::validity(der).map_err(|error| unreadable(&error))?;
@@ -65,7 +65,7 @@ pub(super) fn intermediate(
 }
 
 /// Reports whether a certificate is signed by the key of another.
-pub(super) fn is_signed_by(certificate: &[u8], issuer: &[u8]) -> bool {
+pub(crate) fn is_signed_by(certificate: &[u8], issuer: &[u8]) -> bool {
     match (X509Certificate::from_der(certificate), X509Certificate::from_der(issuer)) {
         (Ok((_, certificate)), Ok((_, issuer))) => {
             certificate.verify_signature(Some(issuer.public_key())).is_ok()
