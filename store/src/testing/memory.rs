@@ -37,6 +37,8 @@ struct Inner {
     /// Set while the newest commit is not durable.
     unconfirmed: bool,
     room: Option<Room>,
+    /// The number of lines of the audit log that were read.
+    lines_read: usize,
 }
 
 #[derive(Debug, Clone)]
@@ -104,6 +106,19 @@ impl Memory {
     /// Sets the room that is left.
     pub fn set_room(&self, room: Option<Room>) {
         self.backend.lock().room = room;
+    }
+
+    /// Replaces the lines of the audit log, as an attacker who can write a store's database does. The end that the store goes on from
+    /// is that of the last line.
+    pub fn replace_audit(&self, lines: Vec<String>) {
+        let last = lines.last().and_then(|line| serde_json::from_str::<AuditRecord>(line).ok());
+        let state = &mut self.backend.lock().state;
+        (state.audit, state.head) = (lines, last.map_or(Head::EMPTY, |last| last.head()));
+    }
+
+    /// Returns the number of lines of the audit log that were read since the last call.
+    pub fn take_lines_read(&self) -> usize {
+        std::mem::take(&mut self.backend.lock().lines_read)
     }
 
     /// Returns the store, for the code under test.
@@ -242,7 +257,10 @@ impl Backend for MemoryBackend {
 
     async fn audit_lines(&self, after: u64, limit: usize) -> Result<Vec<(u64, String)>, StoreError> {
         let after = usize::try_from(after).unwrap_or(usize::MAX);
-        Ok((1..).zip(self.lock().state.audit.iter().cloned()).skip(after).take(limit).collect())
+        let mut inner = self.lock();
+        let lines: Vec<_> = (1..).zip(inner.state.audit.iter().cloned()).skip(after).take(limit).collect();
+        inner.lines_read += lines.len();
+        Ok(lines)
     }
 
     async fn audit_head(&self) -> Result<Head, StoreError> {
