@@ -12,11 +12,13 @@ use jiff::{SignedDuration, Span, SpanRelativeTo};
 use postern_aws::Aws;
 use postern_azure::Azure;
 use postern_broker::authority;
+use postern_broker::checkpoints;
 use postern_broker::config::{BrokerConfig, LogFormat};
 use postern_broker::traces::{self, Exporter};
 use postern_broker::{migrate, run, setup};
+use postern_core::audit::Hash;
 use postern_core::target::CloudKind;
-use postern_core::{Name, Role};
+use postern_core::{Justification, Name, Role};
 use postern_store::redis::Redis;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -74,6 +76,11 @@ enum BrokerCommand {
         #[command(subcommand)]
         command: AuthorityCommand,
     },
+    /// Shows the trusted checkpoint of the audit log, and accepts a log after an alarm.
+    Audit {
+        #[command(subcommand)]
+        command: AuditCommand,
+    },
     /// Makes a client certificate for an operator, a requester or a portal. The broker audits it (`principal.issued`).
     ///
     /// It also brings back a principal that `postern principals revoke` has revoked: a certificate that is issued later is good.
@@ -114,7 +121,29 @@ enum AuthorityCommand {
     },
 }
 
-/// The exit code of `authority status --check` if something needs attention, as of `postern status --check`.
+#[derive(Debug, Subcommand)]
+enum AuditCommand {
+    /// Shows the newest checkpoint that this broker trusts, and the alarm if there is one.
+    Status {
+        /// Exit with 9 if there is an alarm.
+        #[arg(long)]
+        check: bool,
+    },
+    /// Accepts that the audit log is another than the trusted checkpoint says, after an alarm. The broker audits it.
+    AcceptHead {
+        /// The number of the record up to which the log is right.
+        #[arg(long)]
+        seq: u64,
+        /// The hash of that record, 64 hexadecimal digits.
+        #[arg(long)]
+        hash: Hash,
+        /// The reason, on one line.
+        #[arg(long, value_parser = justification)]
+        reason: Justification,
+    },
+}
+
+/// The exit code of `authority status --check` and `audit status --check` if something needs attention, as of `postern status --check`.
 const ATTENTION: u8 = 9;
 
 #[tokio::main]
@@ -201,6 +230,16 @@ async fn execute(arguments: BrokerArguments) -> anyhow::Result<ExitCode> {
         BrokerCommand::Authority { command: AuthorityCommand::Renew { root_key } } => {
             writeln!(out, "{}", authority::command::renew(&config, &root_key)?)?;
         }
+        BrokerCommand::Audit { command: AuditCommand::Status { check } } => {
+            let (text, alarm) = checkpoints::command::status(&config)?;
+            write!(out, "{text}")?;
+            if check && alarm {
+                return Ok(ATTENTION.into());
+            }
+        }
+        BrokerCommand::Audit { command: AuditCommand::AcceptHead { seq, hash, reason } } => {
+            writeln!(out, "{}", checkpoints::command::accept_head(&config, seq, hash, &reason)?)?;
+        }
         BrokerCommand::Issue { name, role, out: dir, valid_for: lifetime, allow_other_role } => {
             let asked = setup::IssueCommand { role, name, lifetime, out: &dir, allow_other_role };
             let (serial, end) = setup::issue(&config, asked)?;
@@ -247,4 +286,8 @@ fn lifetime(text: &str) -> Result<Duration, String> {
     let span: SignedDuration =
         span.to_duration(SpanRelativeTo::days_are_24_hours()).map_err(|error| error.to_string())?;
     Duration::try_from(span).map_err(|_| "a lifetime cannot be negative".to_owned())
+}
+
+fn justification(text: &str) -> Result<Justification, String> {
+    Justification::new(text).map_err(|error| error.to_string())
 }

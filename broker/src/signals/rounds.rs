@@ -64,6 +64,8 @@ pub enum Task {
     Metrics,
     /// Reads the revocations of principals, and records their certificates.
     Principals,
+    /// Makes and checks checkpoints of the audit log.
+    Checkpoints,
 }
 
 impl Task {
@@ -85,6 +87,7 @@ impl Task {
             Self::Sample => "sample",
             Self::Metrics => "metrics",
             Self::Principals => "principals",
+            Self::Checkpoints => "checkpoints",
         }
     }
 }

@@ -67,6 +67,8 @@ impl TestApp {
             denials: Denials::new(&Limits::default()),
             quotas: RequestQuotas::new(quotas),
             shutdown: watch::channel(ShutdownPhase::Running).1,
+            checkpoints: Arc::default(),
+            verifications: Default::default(),
             clock,
             authority: Arc::new(Authority::init(&dir.path().join("ca"), &trust_domain, clock.now()).unwrap()),
             standing: Arc::new(Standing::at(dir.path().join("ca/root.key"))),

@@ -77,7 +77,7 @@ pub(super) async fn verify(
     expected: Option<Hash>,
 ) -> Result<(), Failure> {
     let Some(expected) = expected else {
-        let answer = broker.call(broker.audit().verify_audit(v1::VerifyAuditRequest {})).await?;
+        let answer = broker.call(broker.audit().verify_audit(v1::VerifyAuditRequest::default())).await?;
         let broken = Broken { line: answer.broken_line, problem: answer.problem.clone() };
         let sound = answer.sound;
         console.show(&answer.into(), table::verified)?;

@@ -40,15 +40,20 @@ impl AuditService for AuditApi {
 
     async fn verify_audit(
         &self,
-        _: Request<v1::VerifyAuditRequest>,
+        request: Request<v1::VerifyAuditRequest>,
     ) -> Result<Response<v1::VerifyAuditResponse>, Status> {
-        let Verification { head, broken } = verify(&self.app).await.map_err(to_status)?;
+        let full = request.get_ref().full;
+        let Verification { head, broken, checkpoint, uncovered, read_from } =
+            verify(&self.app, full).await.map_err(to_status)?;
         Ok(Response::new(v1::VerifyAuditResponse {
             records: head.seq,
             head: head.hash.to_string(),
             sound: broken.is_none(),
             broken_line: broken.as_ref().map(|broken| broken.line).unwrap_or_default(),
             problem: broken.map(|broken| broken.problem).unwrap_or_default(),
+            checkpoint: checkpoint.map(|checkpoint| checkpoint.to_string()).unwrap_or_default(),
+            uncovered,
+            read_from,
         }))
     }
 }
