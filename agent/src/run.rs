@@ -14,6 +14,7 @@ use postern_runtime::tasks::Tasks;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::checkpoint::CheckpointKeeper;
 use crate::clock;
 use crate::config::AgentConfig;
 use crate::connection::BrokerConnection;
@@ -76,6 +77,7 @@ fn start(config: &Arc<AgentConfig>) -> anyhow::Result<Tasks> {
     status_file.set_protects(reconciler.protects());
     let (handle, commands) = host_reconciler::channel();
     let (reporter, reports) = reports::channel();
+    let checkpoints = CheckpointKeeper::in_dir(&config.state_dir, reporter.clone());
     let tampering = Tampering { reporter, status_file: Arc::clone(&status_file) };
     let current = renew::CurrentIdentity::new(None);
 
@@ -91,6 +93,7 @@ fn start(config: &Arc<AgentConfig>) -> anyhow::Result<Tasks> {
         credentials: current.subscribe(),
         reconciler: handle,
         reports,
+        checkpoints,
         status_file: Arc::clone(&status_file),
         limits: config.limits,
     };

@@ -18,6 +18,7 @@ use futures_util::{Stream, StreamExt as _, stream};
 use jiff::Timestamp;
 use postern_core::TargetId;
 use postern_core::text::is_invisible;
+use postern_pki::SignedCheckpoint;
 use postern_proto::convert::{duration, duration_to_wire, mode_to_wire, port_to_wire};
 use postern_proto::status::{invalid, plain};
 use postern_proto::v1;
@@ -25,10 +26,14 @@ use postern_proto::v1::session_request::Message as In;
 use postern_proto::v1::session_response::Message as Out;
 use tonic::{Code, Status, Streaming};
 
+use super::checkpoint_feed::CheckpointFeed;
 use crate::api::error::to_status;
 use crate::api::request::report_text;
 use crate::app::App;
-use crate::app::agents::{AgentCaller, TamperingReport, admitted, connect, record_tampering, record_unknown};
+use crate::app::agents::{
+    AgentCaller, TamperingReport, admitted, connect, record_contradiction, record_tampering, record_unknown,
+    take_kept_checkpoint,
+};
 use crate::clock::{boottime, wall};
 use crate::layers::host::desired_state::{Outgoing, PushedState};
 use crate::layers::host::sessions::AgentSession;
@@ -55,7 +60,9 @@ pub(super) async fn open(
     // Another text than a boot id names no machine.
     let boot_id = report_text("hello.boot_id", &hello.boot_id).unwrap_or_default();
     let session = connect(&app, &caller, version.clone(), &boot_id).await.map_err(to_status)?;
+    take_kept_checkpoint(&app, &hello.checkpoint);
     let target = caller.target;
+    let checkpoints = CheckpointFeed::new(app.checkpoints.subscribe());
     tracing::info!(%target, version, last_generation = hello.last_generation, "agent connected");
     let open = OpenSession {
         app,
@@ -63,6 +70,7 @@ pub(super) async fn open(
         certificate_ends: ends_at(caller.certificate_not_after),
         incoming,
         session,
+        checkpoints,
         last: LastMessage { sent_at: first.sent_at, at: boottime() },
     };
     Ok(Box::pin(stream::unfold(Some(open), |open| async move {
@@ -128,6 +136,7 @@ struct OpenSession {
     certificate_ends: Duration,
     incoming: Streaming<v1::SessionRequest>,
     session: AgentSession,
+    checkpoints: CheckpointFeed,
     last: LastMessage,
 }
 
@@ -140,6 +149,7 @@ struct LastMessage {
 enum Reply {
     Heartbeat,
     Desired(Arc<PushedState>),
+    Checkpoint(Arc<SignedCheckpoint>),
 }
 
 impl OpenSession {
@@ -164,6 +174,7 @@ impl OpenSession {
                         }
                     }
                 },
+                checkpoint = self.checkpoints.next() => return Ok(Some(Reply::Checkpoint(checkpoint))),
                 () = tokio::time::sleep(SILENCE_TIMEOUT) => return ended("the agent has sent nothing for too long"),
             }
         }
@@ -193,6 +204,15 @@ impl OpenSession {
                 record_tampering(&self.app, &self.target, report).await.map_err(to_status)?;
                 Ok(None)
             }
+            Some(In::CheckpointReport(v1::CheckpointReport { kept, received })) => {
+                // The rest of a session's reports says the same.
+                if self.checkpoints.takes_report() {
+                    record_contradiction(&self.app, &self.target, &kept, &received)
+                        .await
+                        .map_err(to_status)?;
+                }
+                Ok(None)
+            }
             // A second hello carries nothing new; a message of a newer agent is not known here.
             Some(In::Hello(_)) | None => Ok(None),
         }
@@ -203,6 +223,9 @@ impl OpenSession {
         let message = match reply {
             Reply::Heartbeat => Out::Heartbeat(v1::HeartbeatReply {}),
             Reply::Desired(state) => Out::Desired(wire(&state, self.app.clock.now())),
+            Reply::Checkpoint(checkpoint) => {
+                Out::Checkpoint(v1::AuditCheckpoint { line: checkpoint.to_string() })
+            }
         };
         v1::SessionResponse {
             heard: self.last.sent_at,
