@@ -25,6 +25,7 @@ use postern_runtime::backoff::{Backoff, Pauses};
 use postern_runtime::error_chain::error_chain;
 use tokio::sync::{Notify, watch};
 
+use crate::checkpoint::CheckpointKeeper;
 use crate::host_reconciler::ReconcilerHandle;
 use crate::limits::StateLimits;
 use crate::reports::Reports;
@@ -42,6 +43,8 @@ pub struct BrokerConnection {
     pub reconciler: ReconcilerHandle,
     /// The reports that wait for the broker.
     pub reports: Reports,
+    /// The keeper of the audit log's checkpoints.
+    pub checkpoints: CheckpointKeeper,
     /// The file that shows whether there is a session.
     pub status_file: Arc<StatusFile>,
     /// The bounds on a desired state, and so on a message.
@@ -57,7 +60,10 @@ impl BrokerConnection {
         loop {
             let credentials = self.credentials().await;
             let got_desired_state = match self.open(&credentials).await {
-                Ok(session) => self.run(session).await,
+                Ok(session) => {
+                    self.checkpoints.trust(credentials);
+                    self.run(session).await
+                }
                 Err(reason) => {
                     self.log_once(&reason);
                     false
@@ -92,7 +98,8 @@ impl BrokerConnection {
         let channel = client::channel(&self.broker, tls).map_err(|error| error_chain(&error))?;
         let trusted_roots = credentials.root_keys().iter().map(ToString::to_string).collect();
         let trust = BrokerTrust { trusted_roots, renewal: Arc::clone(&self.renewal) };
-        let opened = BrokerSession::open(channel, &self.reconciler, self.limits, trust).await;
+        let checkpoint = self.checkpoints.line();
+        let opened = BrokerSession::open(channel, &self.reconciler, self.limits, trust, checkpoint).await;
         opened.map_err(|error| error_chain(&error))
     }
 
@@ -103,7 +110,7 @@ impl BrokerConnection {
         self.reports.begin_session();
         loop {
             tokio::select! {
-                end = session.run(&self.reconciler, &mut self.reports) => {
+                end = session.run(&self.reconciler, &mut self.reports, &mut self.checkpoints) => {
                     self.log_once(&error_chain(&end));
                     return session.got_desired_state();
                 }
@@ -112,6 +119,7 @@ impl BrokerConnection {
                     match self.open(&renewed).await {
                         Ok(new) => {
                             session = new;
+                            self.checkpoints.trust(renewed);
                             self.reports.begin_session();
                             tracing::info!("connected to the broker with the new certificate");
                         }

@@ -5,6 +5,7 @@ use std::io::Write;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use postern_core::checkpoint::Checkpoint;
 use postern_pki::credentials::Credentials;
 use postern_pki::renewal::GRACE;
 use postern_pki::tls;
@@ -13,6 +14,7 @@ use postern_runtime::error_chain::error_chain;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
+use crate::checkpoint::{self, CheckpointAlarm, KeptCheckpoint};
 use crate::clock::Moment;
 use crate::config::AgentConfig;
 use crate::enroll::target_of;
@@ -68,6 +70,7 @@ impl Finding {
 pub async fn diagnose(config: &AgentConfig, now: &Moment) -> Vec<Finding> {
     let mut findings = vec![running(config)];
     findings.extend(ledger(config, now));
+    findings.extend(audit_log(config));
     let enroll = "enrol this host with `postern-agent enroll --token-file FILE`";
     match Credentials::load(&config.identity_dir()) {
         Err(_) if !Credentials::exist(&config.identity_dir()) => {
@@ -150,6 +153,25 @@ fn ledger(config: &AgentConfig, now: &Moment) -> Vec<Finding> {
         ));
     }
     findings
+}
+
+/// Shows the kept checkpoint of the brokers' audit log. A contradiction is no fault of this host, which is protected all the same.
+fn audit_log(config: &AgentConfig) -> Option<Finding> {
+    let KeptCheckpoint { newest, alarm } = checkpoint::read(&config.state_dir);
+    let Checkpoint { seq, at, .. } = newest?.checkpoint;
+    Some(match alarm {
+        None => {
+            Finding::good(format!("this host keeps a checkpoint of the audit log: record {seq}, of {at}"))
+        }
+        Some(CheckpointAlarm { since, received }) => Finding::warning(
+            format!(
+                "the brokers' audit log went back or was rewritten: since {since:.0} a checkpoint of record {} contradicts the kept \
+                 one of record {seq}, of {at}",
+                received.checkpoint.seq
+            ),
+            "tell the operators of the broker: `postern audit verify`, and `postern-broker audit accept-head` if the log is right",
+        ),
+    })
 }
 
 fn certificate(credentials: &Credentials, now: Timestamp) -> Finding {

@@ -3,10 +3,11 @@
 //! The way of a desired state through this crate: [`session`] receives it, [`desired_state`] parses it and places it on this
 //! host's clock, and [`host_reconciler`] asks [`accepted`] whether it is newer, has [`firewall`] put it into the kernel,
 //! writes it to the [`ledger`], and answers. The other parts keep that going: [`connection`] keeps a session, [`renew`] the
-//! certificate, and [`tampering`] repairs the table when others change it. [`run`] puts the parts together.
+//! certificate, [`tampering`] repairs the table when others change it, and [`checkpoint`] remembers the brokers' audit log. [`run`] puts the parts together.
 //! If one of them ends, the process ends, and the service manager starts it again; the kernel holds the table meanwhile.
 
 pub mod accepted;
+pub mod checkpoint;
 pub mod clock;
 pub mod config;
 pub mod connection;

@@ -1,4 +1,4 @@
-//! Reports of tampering on their way to the broker. They wait here, in memory, while there is no session. A report that was
+//! Reports of tampering, and of contradicting checkpoints, on their way to the broker. They wait here, in memory, while there is no session. A report that was
 //! sent is kept until the broker acknowledges it: a report that arrives twice is better than one that is lost (I9).
 
 use std::collections::VecDeque;
@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use postern_proto::convert::duration_to_wire;
 use postern_proto::v1;
+use postern_proto::v1::session_request::Message as ToBroker;
 use tokio::sync::mpsc;
 
 use crate::clock::BootTime;
@@ -16,6 +17,24 @@ const MAX_QUEUED: usize = 256;
 const MAX_UNACKNOWLEDGED: usize = 32;
 /// The longest text that the broker takes, in characters.
 const MAX_TEXT: usize = 200;
+
+/// A report.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Report {
+    /// A change of the table.
+    Repair(RepairReport),
+    /// Two checkpoints of the audit log that contradict each other.
+    Checkpoint(CheckpointReport),
+}
+
+/// Two checkpoints of the audit log that contradict each other, as their lines of JSON.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CheckpointReport {
+    /// The checkpoint that the agent has kept.
+    pub kept: String,
+    /// The checkpoint that came later.
+    pub received: String,
+}
 
 /// A change of the table by another process, which the agent has repaired.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,15 +52,15 @@ pub struct RepairReport {
 /// The end of the queue that takes reports.
 #[derive(Debug, Clone)]
 pub struct Reporter {
-    queue: mpsc::Sender<RepairReport>,
+    queue: mpsc::Sender<Report>,
 }
 
 /// The end of the queue from which sessions take reports.
 #[derive(Debug)]
 pub struct Reports {
-    queue: mpsc::Receiver<RepairReport>,
-    unsent: VecDeque<RepairReport>,
-    unacknowledged: VecDeque<(BootTime, RepairReport)>,
+    queue: mpsc::Receiver<Report>,
+    unsent: VecDeque<Report>,
+    unacknowledged: VecDeque<(BootTime, Report)>,
 }
 
 /// Makes an empty queue of reports.
@@ -52,9 +71,9 @@ pub fn channel() -> (Reporter, Reports) {
 
 impl Reporter {
     /// Queues a report. If the queue is full, the report is dropped and that is logged.
-    pub fn report(&self, report: RepairReport) {
+    pub fn report(&self, report: Report) {
         if self.queue.try_send(report).is_err() {
-            tracing::error!("too many reports of tampering wait for the broker; this one is dropped");
+            tracing::error!("too many reports wait for the broker; this one is dropped");
         }
     }
 }
@@ -68,7 +87,7 @@ impl Reports {
     }
 
     /// Returns the next report to send; waits until there is one, and while too many are unacknowledged. Safe to cancel.
-    pub async fn next(&mut self) -> RepairReport {
+    pub async fn next(&mut self) -> Report {
         if self.unacknowledged.len() >= MAX_UNACKNOWLEDGED {
             return std::future::pending().await;
         }
@@ -82,7 +101,7 @@ impl Reports {
     }
 
     /// Notes that the report was sent, stamped with this moment.
-    pub fn sent(&mut self, at: BootTime, report: RepairReport) {
+    pub fn sent(&mut self, at: BootTime, report: Report) {
         self.unacknowledged.push_back((at, report));
     }
 
@@ -90,6 +109,19 @@ impl Reports {
     pub fn acknowledged(&mut self, up_to: BootTime) {
         while self.unacknowledged.front().is_some_and(|(sent_at, _)| *sent_at <= up_to) {
             self.unacknowledged.pop_front();
+        }
+    }
+}
+
+impl Report {
+    /// Converts the report for the wire.
+    pub fn to_wire(&self) -> ToBroker {
+        match self {
+            Self::Repair(report) => ToBroker::Tampering(report.to_wire()),
+            Self::Checkpoint(CheckpointReport { kept, received }) => {
+                let (kept, received) = (kept.clone(), received.clone());
+                ToBroker::CheckpointReport(v1::CheckpointReport { kept, received })
+            }
         }
     }
 }
@@ -130,26 +162,30 @@ mod tests {
     #[test]
     fn i9_a_report_is_sent_again_until_the_broker_acknowledges_it() {
         let (reporter, mut reports) = channel();
-        reporter.report(report(1));
-        reporter.report(report(2));
+        reporter.report(Report::Repair(report(1)));
+        reporter.report(Report::Repair(report(2)));
         for (at, pid) in [(10, 1), (20, 2)] {
             let next = reports.next().now_or_never().unwrap();
-            assert_eq!(next.pid, pid);
+            assert_eq!(next, Report::Repair(report(pid)));
             reports.sent(BootTime(at), next);
         }
         reports.acknowledged(BootTime(15));
         reports.begin_session();
-        assert_eq!(reports.next().now_or_never().unwrap().pid, 2, "the first was acknowledged");
+        assert_eq!(
+            reports.next().now_or_never().unwrap(),
+            Report::Repair(report(2)),
+            "the first was acknowledged"
+        );
         assert!(reports.next().now_or_never().is_none());
     }
 
     #[test]
     fn a_flood_neither_grows_nor_blocks() {
         let (reporter, mut reports) = channel();
-        (0..2000).for_each(|pid| reporter.report(report(pid)));
+        (0..2000).for_each(|pid| reporter.report(Report::Repair(report(pid))));
         for pid in 0..32 {
             let next = reports.next().now_or_never().unwrap();
-            assert_eq!(next.pid, pid, "the earliest are kept");
+            assert_eq!(next, Report::Repair(report(pid)), "the earliest are kept");
             reports.sent(BootTime(1), next);
         }
         assert!(reports.next().now_or_never().is_none(), "too many are unacknowledged");

@@ -15,6 +15,7 @@ use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 
+use crate::checkpoint::CheckpointKeeper;
 use crate::clock;
 use crate::config::AgentConfig;
 use crate::connection::BrokerConnection;
@@ -77,6 +78,7 @@ fn start(config: &Arc<AgentConfig>) -> anyhow::Result<Tasks> {
     status_file.set_protects(reconciler.protects());
     let (handle, commands) = host_reconciler::channel();
     let (reporter, reports) = reports::channel();
+    let checkpoints = CheckpointKeeper::in_dir(&config.state_dir, reporter.clone());
     let tampering = Tampering { reporter, status_file: Arc::clone(&status_file) };
     let (current, renewal) = (renew::CurrentIdentity::new(None), Arc::new(Notify::new()));
 
@@ -92,6 +94,7 @@ fn start(config: &Arc<AgentConfig>) -> anyhow::Result<Tasks> {
         credentials: current.subscribe(),
         reconciler: handle,
         reports,
+        checkpoints,
         status_file: Arc::clone(&status_file),
         limits: config.limits,
         renewal: Arc::clone(&renewal),

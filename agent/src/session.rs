@@ -7,10 +7,12 @@
 //! Every message of the agent carries a *stamp*: the agent's `CLOCK_BOOTTIME` at sending. Every message of the broker
 //! hands back the stamp of the last message that it received (`heard`), with the time since (`heard_ago`). From these
 //! [`crate::desired_state::anchor`] derives a moment that is not after the broker's sending, so that no delay lengthens a
-//! window (I2). The same stamp acknowledges reports of tampering ([`crate::reports`]).
+//! window (I2). The same stamp acknowledges reports ([`crate::reports`]).
 //!
 //! The session applies one state at a time. While the reconciler works, the next message waits in the stream, and the
 //! session neither reads nor counts the broker's silence.
+//!
+//! A broker also sends checkpoints of its audit log, which [`crate::checkpoint`] keeps.
 //!
 //! - A state that cannot be parsed is answered with the field that is wrong; the earlier state stays.
 //! - A message that is larger than the agent's bounds need ([`StateLimits::message_bytes`]) ends the session.
@@ -41,6 +43,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 
+use crate::checkpoint::CheckpointKeeper;
 use crate::clock::{self, BootTime};
 use crate::desired_state::{DesiredState, anchor};
 use crate::host_reconciler::{CommandAnswer, ReconcilerHandle, answer_or_pending};
@@ -109,6 +112,7 @@ impl BrokerSession {
         reconciler: &ReconcilerHandle,
         limits: StateLimits,
         link: BrokerTrust,
+        checkpoint: String,
     ) -> Result<Self, SessionError> {
         let BrokerTrust { trusted_roots, renewal } = link;
         let (outgoing, queue) = mpsc::channel(OUTGOING_QUEUE);
@@ -117,6 +121,7 @@ impl BrokerSession {
             boot_id: machine_boot(),
             last_generation: reconciler.begin_session().await,
             trusted_roots,
+            checkpoint,
         };
         // Stamped only when it is sent: connecting may take seconds, and with an earlier stamp windows would end that much
         // early until the first heartbeat.
@@ -139,9 +144,14 @@ impl BrokerSession {
     }
 
     /// Runs until the session ends, and returns the reason. The future may be dropped at any await and run again.
-    pub async fn run(&mut self, reconciler: &ReconcilerHandle, reports: &mut Reports) -> SessionError {
+    pub async fn run(
+        &mut self,
+        reconciler: &ReconcilerHandle,
+        reports: &mut Reports,
+        checkpoints: &mut CheckpointKeeper,
+    ) -> SessionError {
         loop {
-            if let Err(end) = self.step(reconciler, reports).await {
+            if let Err(end) = self.step(reconciler, reports, checkpoints).await {
                 return end;
             }
         }
@@ -151,6 +161,7 @@ impl BrokerSession {
         &mut self,
         reconciler: &ReconcilerHandle,
         reports: &mut Reports,
+        checkpoints: &mut CheckpointKeeper,
     ) -> Result<(), SessionError> {
         tokio::select! {
             biased;
@@ -166,12 +177,18 @@ impl BrokerSession {
                 let message = message.map_err(stream_error)?.ok_or(SessionError::Ended)?;
                 self.reset_silence();
                 reports.acknowledged(BootTime(message.heard));
+                if let Some(FromBroker::Checkpoint(checkpoint)) = &message.message {
+                    checkpoints.receive(&checkpoint.line);
+                }
                 self.receive(message, reconciler)
             }
             () = &mut self.silence, if self.pending.is_none() => Err(SessionError::Silent),
-            _ = self.heartbeat.tick() => self.send(ToBroker::Heartbeat(v1::Heartbeat {})).map(drop),
+            _ = self.heartbeat.tick() => {
+                checkpoints.flush();
+                self.send(ToBroker::Heartbeat(v1::Heartbeat {})).map(drop)
+            }
             report = reports.next() => {
-                let sent_at = self.send(ToBroker::Tampering(report.to_wire()));
+                let sent_at = self.send(report.to_wire());
                 // Sent or not, the report goes back to the queue, which sends it in the next session unless acknowledged.
                 reports.sent(*sent_at.as_ref().unwrap_or(&BootTime(u64::MAX)), report);
                 sent_at.map(drop)
@@ -190,7 +207,8 @@ impl BrokerSession {
                 self.renewal.notify_one();
                 return Ok(());
             }
-            Some(FromBroker::Heartbeat(_)) | None => return Ok(()),
+            // The session has handed a checkpoint to its keeper.
+            Some(FromBroker::Checkpoint(_) | FromBroker::Heartbeat(_)) | None => return Ok(()),
         };
         self.got_desired_state = true;
         if wire.keep_protection {

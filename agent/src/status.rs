@@ -6,13 +6,16 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use postern_core::checkpoint::Checkpoint;
 use postern_core::{GrantId, Mode, ProtectedPort, SourcePrefix};
+use postern_pki::SignedCheckpoint;
 use postern_pki::credentials::Credentials;
 use postern_runtime::error_chain::error_chain;
 use postern_runtime::files;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use crate::checkpoint::{self, CheckpointAlarm, KeptCheckpoint};
 use crate::clock::{self, Moment};
 use crate::config::AgentConfig;
 use crate::ledger::Ledger;
@@ -136,6 +139,10 @@ pub struct Status {
     pub ports: Vec<ProtectedPort>,
     /// The open windows.
     pub windows: Vec<OpenNow>,
+    /// The newest checkpoint of the brokers' audit log; `None` before the first.
+    pub audit_checkpoint: Option<SignedCheckpoint>,
+    /// The checkpoint that contradicts it; `None` if none does.
+    pub audit_alarm: Option<CheckpointAlarm>,
     /// The errors of everything that could not be read.
     pub errors: Vec<String>,
 }
@@ -163,6 +170,8 @@ impl Status {
         let credentials = credentials.and_then(|loaded| loaded.map_err(|error| add(&error)).ok());
         let accepted =
             Ledger::in_dir(&config.state_dir).load(now).map_err(|error| add(&error)).ok().flatten();
+        let KeptCheckpoint { newest: audit_checkpoint, alarm: audit_alarm } =
+            checkpoint::read(&config.state_dir);
         let window = |window: &crate::firewall::policy::HeldWindow| OpenNow {
             grant: window.grant,
             port: window.port,
@@ -177,6 +186,8 @@ impl Status {
             mode: accepted.as_ref().map(|accepted| accepted.mode),
             ports: accepted.iter().flat_map(|accepted| accepted.ports.iter().copied()).collect(),
             windows: accepted.iter().flat_map(|accepted| accepted.windows.iter().map(window)).collect(),
+            audit_checkpoint,
+            audit_alarm,
             errors,
         }
     }
@@ -209,6 +220,14 @@ impl Status {
         writeln!(out, "generation   {}, mode {}", self.generation, or_none(mode))?;
         let ports: Vec<_> = self.ports.iter().map(ToString::to_string).collect();
         writeln!(out, "protected    {}", or_none(Some(ports.join(" ")).filter(|ports| !ports.is_empty())))?;
+        if let Some(newest) = &self.audit_checkpoint {
+            let Checkpoint { seq, at, .. } = &newest.checkpoint;
+            writeln!(out, "audit log    checkpoint of record {seq}, signed at {at}")?;
+        }
+        if let Some(CheckpointAlarm { since, received }) = &self.audit_alarm {
+            let seq = received.checkpoint.seq;
+            writeln!(out, "ALARM        contradicted since {since:.0} by a checkpoint of record {seq}")?;
+        }
         for error in &self.errors {
             writeln!(out, "error        {error}")?;
         }
@@ -259,6 +278,8 @@ mod tests {
                 source: "192.0.2.7".parse().unwrap(),
                 remaining_seconds: 3723,
             }],
+            audit_checkpoint: None,
+            audit_alarm: None,
             errors: vec![],
         };
         let mut page = Vec::new();

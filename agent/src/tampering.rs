@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::clock;
 use crate::firewall::watch::{TableChange, TableWatch};
 use crate::host_reconciler::{Damage, ReconcilerHandle, RepairOutcome};
-use crate::reports::{RepairReport, Reporter};
+use crate::reports::{RepairReport, Report, Reporter};
 use crate::status::StatusFile;
 
 /// The destinations of reports of tampering.
@@ -49,6 +49,6 @@ impl Tampering {
         tracing::warn!(what, process, pid, ?exposed_for, in_sync, "another process changed the table");
         self.status_file.tampered();
         let what = if in_sync { what } else { format!("{what}; the agent could not repair it yet") };
-        self.reporter.report(RepairReport { what, process, pid, exposed_for });
+        self.reporter.report(Report::Repair(RepairReport { what, process, pid, exposed_for }));
     }
 }

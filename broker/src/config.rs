@@ -1,5 +1,6 @@
 //! The configuration: one file with known keys only, turned into checked values.
 
+mod audit;
 mod aws;
 mod azure;
 mod defaults;
@@ -28,6 +29,7 @@ use serde::Deserialize;
 use crate::limits::{Limits, Quotas};
 use crate::retention::RetentionSettings;
 use crate::traces::TraceSettings;
+pub use audit::AuditSettings;
 pub use defaults::default_management_ports;
 pub use span::lifetime;
 pub(crate) use store::check_store_url;
@@ -67,6 +69,8 @@ pub struct BrokerConfig {
     pub quotas: Quotas,
     /// The time for which records that are over stay in the store.
     pub retention: RetentionSettings,
+    /// The settings of the audit log.
+    pub audit: AuditSettings,
     /// The settings of the export of traces, if they are exported.
     pub traces: Option<TraceSettings>,
     /// The accounts of AWS, if any.
@@ -103,6 +107,7 @@ struct ConfigFile {
     quotas: quotas::QuotasSection,
     #[serde(default)]
     retention: retention::RetentionSection,
+    audit: audit::AuditSection,
     #[serde(default)]
     traces: Option<traces::TracesSection>,
     #[serde(default)]
@@ -195,6 +200,7 @@ impl BrokerConfig {
             redis: file.store.map(|store| store.checked(&trust_domain)).transpose()?,
             limits: file.limits.checked()?,
             quotas: file.quotas.checked()?,
+            audit: file.audit.checked()?,
             traces: file.traces.map(traces::TracesSection::checked).transpose()?,
             trust_domain,
             aws,
@@ -210,6 +216,11 @@ impl BrokerConfig {
     /// Returns the embedded store's file.
     pub fn store_path(&self) -> PathBuf {
         self.data_dir.join("postern.db")
+    }
+
+    /// Returns the name of the audit log among those of the trust domain: the store's tenant on Redis.
+    pub fn log_name(&self) -> String {
+        self.redis.as_ref().map_or_else(|| self.trust_domain.to_string(), |redis| redis.tenant.clone())
     }
 
     /// Returns the directory for the first administrator's identity.
@@ -325,6 +336,7 @@ mod tests {
             ("names", "limits.strangers = 1\nnames", "strangers"),
             ("names", "quotas.grants_per_principal = 0\nnames", "quotas.grants_per_principal"),
             ("names", "retention.grants = \"0d\"\nnames", "retention.grants"),
+            ("names", "audit.checkpoint_records = 0\nnames", "audit.checkpoint_records"),
         ] {
             let error = BrokerConfig::parse(&GOOD.replacen(from, to, 1)).unwrap_err();
             assert!(format!("{error:#}").contains(key), "{error:#}");

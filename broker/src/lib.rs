@@ -5,13 +5,14 @@
 //! driver of the clouds. Request handlers never touch a layer themselves. Several brokers on one store are a [`cluster`].
 //!
 //! The modules stand on floors, and import downwards only: [`clock`] and [`signals`] at the bottom; [`telemetry`],
-//! which measures the store's calls, and the [`limits`] of peers, which it counts; [`readiness`], the [`authority`] and the
-//! [`principals`]; the leases, the layers and the rest of the cluster; the reconciler and the use cases; the transport; and [`run`],
+//! which measures the store's calls, and the [`limits`] of peers, which it counts; [`readiness`], the [`authority`], the
+//! [`checkpoints`] of the audit log and the [`principals`]; the leases, the layers and the rest of the cluster; the reconciler and the use cases; the transport; and [`run`],
 //! which puts them together.
 
 pub mod api;
 pub mod app;
 pub mod authority;
+pub mod checkpoints;
 pub mod clock;
 pub mod cluster;
 pub mod config;

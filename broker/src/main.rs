@@ -11,11 +11,13 @@ use clap::{Parser, Subcommand};
 use postern_aws::Aws;
 use postern_azure::Azure;
 use postern_broker::authority;
+use postern_broker::checkpoints;
 use postern_broker::config::{BrokerConfig, LogFormat, lifetime};
 use postern_broker::traces::{self, Exporter};
 use postern_broker::{migrate, run, setup};
+use postern_core::audit::Hash;
 use postern_core::target::CloudKind;
-use postern_core::{KeyHash, Name, Role};
+use postern_core::{Justification, KeyHash, Name, Role};
 use postern_store::redis::Redis;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -72,6 +74,11 @@ enum BrokerCommand {
     Authority {
         #[command(subcommand)]
         command: AuthorityCommand,
+    },
+    /// Shows the trusted checkpoint of the audit log, and accepts a log after an alarm.
+    Audit {
+        #[command(subcommand)]
+        command: AuditCommand,
     },
     /// Makes a client certificate for an operator, a requester or a portal. The broker audits it (`principal.issued`).
     ///
@@ -174,7 +181,29 @@ enum RollStep {
     },
 }
 
-/// The exit code of `authority status --check` if something needs attention, as of `postern status --check`.
+#[derive(Debug, Subcommand)]
+enum AuditCommand {
+    /// Shows the newest checkpoint that this broker trusts, and the alarm if there is one.
+    Status {
+        /// Exit with 9 if there is an alarm.
+        #[arg(long)]
+        check: bool,
+    },
+    /// Accepts that the audit log is another than the trusted checkpoint says, after an alarm. The broker audits it.
+    AcceptHead {
+        /// The number of the record up to which the log is right.
+        #[arg(long)]
+        seq: u64,
+        /// The hash of that record, 64 hexadecimal digits.
+        #[arg(long)]
+        hash: Hash,
+        /// The reason, on one line.
+        #[arg(long, value_parser = justification)]
+        reason: Justification,
+    },
+}
+
+/// The exit code of `authority status --check` and `audit status --check` if something needs attention, as of `postern status --check`.
 const ATTENTION: u8 = 9;
 
 #[tokio::main]
@@ -264,6 +293,16 @@ async fn execute(arguments: BrokerArguments) -> anyhow::Result<ExitCode> {
             }
         }
         BrokerCommand::Authority { command } => writeln!(out, "{}", change_authority(&config, command)?)?,
+        BrokerCommand::Audit { command: AuditCommand::Status { check } } => {
+            let (text, alarm) = checkpoints::command::status(&config)?;
+            write!(out, "{text}")?;
+            if check && alarm {
+                return Ok(ATTENTION.into());
+            }
+        }
+        BrokerCommand::Audit { command: AuditCommand::AcceptHead { seq, hash, reason } } => {
+            writeln!(out, "{}", checkpoints::command::accept_head(&config, seq, hash, &reason)?)?;
+        }
         BrokerCommand::Issue { name, role, out: dir, valid_for: lifetime, people_key, allow_other_role } => {
             let people_key = people_key.as_deref().unwrap_or(&config.people_key);
             let asked = setup::IssueCommand { role, name, lifetime, out: &dir, people_key, allow_other_role };
@@ -328,4 +367,8 @@ fn log(config: &BrokerConfig) -> anyhow::Result<Exporter> {
     let (spans, exporter) = traces::start(config.traces.as_ref())?;
     tracing_subscriber::registry().with(spans).with(lines.with_filter(filter)).init();
     Ok(exporter)
+}
+
+fn justification(text: &str) -> Result<Justification, String> {
+    Justification::new(text).map_err(|error| error.to_string())
 }

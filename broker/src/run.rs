@@ -29,11 +29,13 @@ use tokio::sync::watch;
 
 use crate::api::{self, Authenticators, Listener};
 use crate::app::access::{Deciding, RequestQuotas};
+use crate::app::audit::Verifications;
 use crate::app::denials::{self, Denials, SUMMARY_INTERVAL};
 use crate::app::{About, App, CloneAttempts};
 use crate::authority::{
     CLOCK_TOLERANCE, Keeper, LOOK_EVERY, RollReport, Standing, first_serving, show_readiness,
 };
+use crate::checkpoints::{self, CheckpointKeeper, Checkpoints, MemoryFile};
 use crate::clock::{Clock, boottime, wall};
 use crate::cluster::Cluster;
 use crate::cluster::follower::{Follower, LATE_AFTER};
@@ -209,6 +211,8 @@ async fn start(
     tasks.spawn("denials", denials::keep_summarizing(Arc::clone(&app), reporter));
     let reporter = parts.reporter(Task::Retention, Some(ROUND_INTERVAL));
     tasks.spawn("retention", parts.retention(config).keep(reporter));
+    let reporter = parts.reporter(Task::Checkpoints, Some(checkpoints::LOOK_INTERVAL));
+    tasks.spawn("checkpoints", parts.checkpoint_keeper(config, &app).keep(reporter));
     let mut phase = parts.shutdown.clone();
     let stopping = async move {
         phase.wait_for(|phase| *phase == ShutdownPhase::Stopping).await.ok();
@@ -231,6 +235,7 @@ struct Parts {
     wakeups: Arc<Wakeups>,
     grant_changes: GrantChanges,
     revocations: Arc<Revocations>,
+    checkpoints: Arc<Checkpoints>,
     progress: Arc<GrantProgress>,
     readiness: Readiness,
     rounds: Arc<Rounds>,
@@ -257,6 +262,7 @@ impl Parts {
             wakeups,
             grant_changes: GrantChanges::default(),
             revocations: Arc::default(),
+            checkpoints: Arc::default(),
             progress: Arc::default(),
             readiness,
             rounds: Arc::default(),
@@ -298,7 +304,9 @@ impl Parts {
         standing: Arc<Standing>,
         head: watch::Sender<u64>,
     ) -> MembershipKeeper {
-        let readiness = self.readiness.clone();
+        let (readiness, checkpoints) = (self.readiness.clone(), Arc::clone(&self.checkpoints));
+        let warnings =
+            move || [standing.warnings(), in_words(&readiness.shortages()), checkpoints.warnings()].concat();
         MembershipKeeper {
             cluster: Arc::clone(&self.cluster),
             sessions: Arc::clone(&self.sessions),
@@ -308,7 +316,7 @@ impl Parts {
             name: config.replica_name.clone(),
             head,
             readiness: self.readiness.clone(),
-            warnings: Box::new(move || [standing.warnings(), in_words(&readiness.shortages())].concat()),
+            warnings: Box::new(warnings),
             shutdown: self.shutdown.clone(),
         }
     }
@@ -325,6 +333,20 @@ impl Parts {
             head,
             // A broker with a store to itself receives no event.
             reporter: self.reporter(Task::Follower, self.cluster.peer_status.is_read().then_some(LATE_AFTER)),
+        }
+    }
+
+    fn checkpoint_keeper(&self, config: &BrokerConfig, app: &App) -> CheckpointKeeper {
+        CheckpointKeeper {
+            store: self.store.clone(),
+            authority: Arc::clone(&app.authority),
+            checkpoints: Arc::clone(&self.checkpoints),
+            file: MemoryFile::of(&config.data_dir),
+            records: config.audit.checkpoint_records,
+            every: config.audit.checkpoint_every,
+            trust_domain: config.trust_domain.to_string(),
+            log: config.log_name(),
+            clock: self.clock,
         }
     }
 
@@ -367,6 +389,8 @@ impl Parts {
             quotas: RequestQuotas::new(&config.quotas),
             retention: config.retention.clone(),
             shutdown: self.shutdown.clone(),
+            checkpoints: Arc::clone(&self.checkpoints),
+            verifications: Verifications::default(),
             clock: self.clock,
             authority,
             standing,

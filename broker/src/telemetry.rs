@@ -45,6 +45,13 @@ pub(crate) fn denial_omitted() {
     metrics::counter!(DENIALS_OMITTED).increment(1);
 }
 
+/// Shows whether the audit log contradicts a trusted checkpoint, and how many records no checkpoint covers.
+pub(crate) fn audit_checkpoints(alarm: bool, uncovered: u64) {
+    #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+    metrics::gauge!(AUDIT_UNCOVERED).set(uncovered as f64);
+    metrics::gauge!(AUDIT_ALARM).set(f64::from(u8::from(alarm)));
+}
+
 /// Shows the room that the store has left.
 pub(crate) fn store_room(room: Option<&RoomStatus>) {
     #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]

@@ -346,19 +346,35 @@ pub(crate) enum AuditCommand {
         #[arg(long)]
         follow: bool,
     },
-    /// Verify that every record follows from the one before. Exits with 1 and names the line where one does not.
-    Verify {
-        /// Verify this copy of the log, without a broker: one record a line, as `tail --output json` writes them. Given several
-        /// times: segments of a broker and exports, in any order, as one log.
-        #[arg(long, value_name = "LOG.jsonl", value_hint = ValueHint::FilePath)]
-        file: Vec<PathBuf>,
-        /// The number of the first record in the files, if the segments with those before it are verified elsewhere.
-        #[arg(long, value_name = "SEQ", requires = "file")]
-        from: Option<u64>,
-        /// The head that an earlier verification printed: if it is not in the log, the end of the log was cut off.
-        #[arg(long, value_name = "HASH", value_parser = head)]
-        expect_head: Option<Hash>,
-    },
+    /// Verify that every record follows from the one before, and that the log agrees with the signed checkpoints that are
+    /// known. Exits with 1 and names the line where one does not.
+    ///
+    /// The command remembers the newest checkpoint that it has seen of each log, and compares the log with it the next time.
+    Verify(VerifyArgs),
+}
+
+#[derive(Debug, Default, ClapArgs)]
+pub(crate) struct VerifyArgs {
+    /// Verify this copy of the log, without a broker: one record a line, as `tail --output json` writes them. Given several
+    /// times: segments of a broker and exports, in any order, as one log.
+    #[arg(long, value_name = "LOG.jsonl", value_hint = ValueHint::FilePath)]
+    pub file: Vec<PathBuf>,
+    /// The number of the first record in the files, if the segments with those before it are verified elsewhere.
+    #[arg(long, value_name = "SEQ", requires = "file")]
+    pub from: Option<u64>,
+    /// The head that an earlier verification printed: if it is not in the log, the end of the log was cut off.
+    #[arg(long, value_name = "HASH", value_parser = head)]
+    pub expect_head: Option<Hash>,
+    /// A file with a signed checkpoint on one line, from a broker's journal (`audit.checkpoint`) or from an agent
+    /// (`postern-agent status --output json`): the log must agree with it. The command then reads every record itself.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub checkpoint: Option<PathBuf>,
+    /// With --file: the root certificate that vouches for checkpoints, in PEM. Without it, the identity's roots.
+    #[arg(long, value_name = "ROOT.pem", value_hint = ValueHint::FilePath, requires = "file")]
+    pub root: Option<PathBuf>,
+    /// Have the broker read every record, also those that it has verified before.
+    #[arg(long, conflicts_with = "file")]
+    pub full: bool,
 }
 
 #[cfg(test)]

@@ -45,11 +45,8 @@ pub(crate) async fn run(args: Args, console: &mut Console) -> Result<(), Failure
         Command::Audit(AuditCommand::Tail { after, follow }) => {
             audit::tail(&broker()?, console, after, follow).await
         }
-        Command::Audit(AuditCommand::Verify { file, from: _, expect_head }) if file.is_empty() => {
-            audit::verify(&broker()?, console, expect_head).await
-        }
-        Command::Audit(AuditCommand::Verify { file, from, expect_head }) => {
-            audit::verify_files(console, &file, from, expect_head)
+        Command::Audit(AuditCommand::Verify(verify)) => {
+            audit::verify(&args.connection, console, verify).await
         }
         Command::Status { check } => status::status(&broker()?, console, check).await,
         Command::Completions { shell } => completions(console, shell),

@@ -77,6 +77,16 @@ impl BrokerClient {
         }
     }
 
+    /// Returns the roots that the identity trusts, DER.
+    pub(crate) fn roots(&self) -> &[Vec<u8>] {
+        self.credentials.roots()
+    }
+
+    /// Returns the trust domain that the certificate names, if it names one.
+    pub(crate) fn trust_domain(&self) -> Option<String> {
+        self.credentials.trust_domain().ok().map(|domain| domain.to_string())
+    }
+
     pub(crate) fn access(&self) -> AccessServiceClient<Channel> {
         AccessServiceClient::new(self.channel.clone())
     }

@@ -190,6 +190,16 @@ pub(crate) enum Failure {
         /// The head that was expected.
         expected: Hash,
     },
+    /// A file that holds no checkpoint that the root vouches for.
+    #[error(
+        "the checkpoint in {file} cannot be used: {problem}; take the whole line from the journal or the agent, and the root of that authority"
+    )]
+    BadCheckpoint {
+        /// The file.
+        file: PathBuf,
+        /// The problem.
+        problem: String,
+    },
     /// A local file cannot be read.
     #[error("cannot read {file}")]
     File {
@@ -214,7 +224,7 @@ impl Failure {
             | Self::Untrusted { .. }
             | Self::BrokerEnded { .. } => Exit::Unreachable,
             Self::CertificateRefused { .. } | Self::Denied { .. } | Self::Unhealthy { .. } => Exit::Denied,
-            Self::Invalid(_) => Exit::InvalidInput,
+            Self::Invalid(_) | Self::BadCheckpoint { .. } => Exit::InvalidInput,
             Self::PolicyFile(PolicyFileError::Read { .. }) => Exit::Other,
             Self::PolicyFile(_) => Exit::InvalidInput,
             Self::Settings(_) | Self::Address(_) | Self::Identity { .. } | Self::NoPrincipal { .. } => {

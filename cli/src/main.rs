@@ -11,6 +11,7 @@ mod error;
 mod exit_code;
 mod output;
 mod policy_file;
+mod remembered;
 mod settings;
 
 use std::process::ExitCode;

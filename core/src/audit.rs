@@ -13,7 +13,7 @@
 //! - The *chain* is the sequence of records that follow each other by `seq` and by `prev`. The first record has
 //!   [`Hash::ZERO`] as its `prev`.
 //! - The *head* ([`Head`]) is the end of a chain: the number and the hash of its last record.
-//! - A *checkpoint* is a head that a reader has kept elsewhere.
+//! - A *checkpoint* ([`crate::checkpoint`]) is a head that a broker has signed, and that is kept elsewhere.
 //!
 //! **The rule.** A record never changes once it is written, and each follows the head before it
 //! ([`AuditRecord::following`]). The [`Verifier`] accepts a line only if it is, byte for byte, the line that the broker
@@ -275,6 +275,14 @@ impl Verifier {
     pub fn head(&self) -> Head {
         self.head
     }
+}
+
+/// Returns the head of a log that ends with this line; none if the line is not one that a broker writes. The records before it
+/// are not looked at.
+pub fn head_of_line(line: &str) -> Option<Head> {
+    let record: AuditRecord = serde_json::from_str(line).ok()?;
+    let before = Head { seq: record.seq.checked_sub(1)?, hash: record.prev };
+    Verifier::after(before).line(line).ok().map(|record| record.head())
 }
 
 /// Verifies a whole log of lines.

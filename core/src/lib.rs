@@ -8,6 +8,7 @@
 pub mod agent_keys;
 pub mod audit;
 pub mod caller;
+pub mod checkpoint;
 pub mod flatten;
 pub mod grant;
 pub mod id;

@@ -28,6 +28,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use postern_core::KeyHash;
+use postern_core::checkpoint::Checkpoint;
 use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose, SanType};
 
 pub use self::certificate::CaCertificate;
@@ -38,6 +39,7 @@ pub use self::roots::RollPhase;
 use self::roots::Roots;
 pub use self::signer::Issued;
 use self::signer::Signer;
+use crate::checkpoint::SignedCheckpoint;
 use crate::credentials::{self, KeyPair};
 use crate::identity::{SpiffeId, TrustDomain};
 use crate::purpose::Purpose;
@@ -249,6 +251,14 @@ impl Authority {
         let own = loaded.signer.facts.life;
         let life = if own.holds(now) { loaded.signer.leaf_life(lifetime, now) } else { own };
         loaded.signer.sign(self.leaf_params(&SpiffeId::Broker, names)?, life, csr)
+    }
+
+    /// Signs a checkpoint of the audit log with the intermediate for agents, whose certificate goes with it.
+    ///
+    /// # Errors
+    /// The intermediate is not valid at the checkpoint's time, or a signature cannot be made.
+    pub fn sign_checkpoint(&self, checkpoint: Checkpoint) -> Result<SignedCheckpoint, PkiError> {
+        self.loaded().signer.sign_checkpoint(checkpoint)
     }
 
     /// Returns the roots that a peer of this authority's certificates must trust, DER: two while a root is being replaced, the old

@@ -191,7 +191,11 @@ pub(crate) fn parse_key(path: &Path, text: &str) -> Result<KeyPair, PkiError> {
     rcgen::KeyPair::from_pem(&pem::encode(&key)).map(KeyPair).map_err(|_| malformed())
 }
 
-pub(crate) fn load_certificates(path: &Path) -> Result<Vec<Vec<u8>>, PkiError> {
+/// Reads the certificates (DER) of a PEM file, in order.
+///
+/// # Errors
+/// The file is missing or malformed, or holds none.
+pub fn load_certificates(path: &Path) -> Result<Vec<Vec<u8>>, PkiError> {
     let certificates = parse_certificates(path, &files::read(path)?)?;
     if certificates.is_empty() {
         return Err(PkiError::malformed(path.display().to_string(), "it holds no certificate in PEM form"));

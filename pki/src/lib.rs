@@ -4,6 +4,7 @@
 //! program does not start with a private key that other users can read.
 
 pub mod authority;
+pub mod checkpoint;
 pub mod credentials;
 mod error;
 mod facts;
@@ -18,6 +19,7 @@ pub mod tls;
 mod vouching;
 
 pub use authority::{Authority, Issued};
+pub use checkpoint::{CheckpointError, LogVerifier, SignedCheckpoint};
 pub use credentials::{Credentials, KeyPair};
 pub use error::PkiError;
 pub use facts::CertificateFacts;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use postern_core::Policy;
 use postern_core::audit::Head;
 
 use crate::backend::{Backend, Range};
@@ -144,6 +145,16 @@ impl Store {
     /// The store failed.
     pub async fn audit_head(&self) -> Result<Head, StoreError> {
         self.backend.audit_head().await
+    }
+
+    /// Waits until everything that the store holds now is as durable as an answered commit: a plain read may show what a server
+    /// loses. The log may be another by then than one that was read before.
+    ///
+    /// # Errors
+    /// It may be lost with the server that has it.
+    pub async fn confirm(&self) -> Result<(), StoreError> {
+        // Which record is read does not matter: each read that waits confirms the head of the log.
+        self.backend.get_durable(Policy::KIND, "").await.map(drop)
     }
 
     /// Waits until this process can no longer trust the store, and returns the reason; usually it waits forever.

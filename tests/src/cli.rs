@@ -57,6 +57,8 @@ impl Cli {
             command = clock.over(command);
         }
         command.env("POSTERN_BROKER", &self.broker).env("POSTERN_IDENTITY", &self.identity).args(arguments);
+        // Each identity is a person of its own, who remembers the checkpoints that it has seen.
+        command.env("XDG_STATE_HOME", self.identity.with_extension("state"));
         let output = self.netns.output(command).unwrap_or_else(|error| panic!("cannot run postern: {error}"));
         Outcome::of(&output)
     }

@@ -245,6 +245,16 @@ impl Client {
         })
     }
 
+    /// Returns the lines of the audit log without those that carry a checkpoint, which a broker writes by itself.
+    ///
+    /// # Panics
+    /// It cannot be read.
+    pub fn audit_without_checkpoints(&self) -> Vec<String> {
+        let mut lines = self.audit();
+        lines.retain(|line| !line.contains("\"action\":\"audit.checkpoint\""));
+        lines
+    }
+
     /// Returns the lines of the audit log with this action.
     pub fn audited(&self, action: &str) -> Vec<String> {
         let lines = self.audit();
@@ -257,7 +267,7 @@ impl Client {
     /// The broker does not answer.
     pub fn verify_audit(&self) -> v1::VerifyAuditResponse {
         let answer = self.run(|channel| async move {
-            AuditServiceClient::new(channel).verify_audit(v1::VerifyAuditRequest {}).await
+            AuditServiceClient::new(channel).verify_audit(v1::VerifyAuditRequest::default()).await
         });
         answer.expect("the log can be verified").into_inner()
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::memory_host::MemoryHost;
+use postern_agent::checkpoint::{self, CheckpointKeeper};
 use postern_agent::clock::{self, BootTime};
 use postern_agent::config::{AgentConfig, LogFormat};
 use postern_agent::connection::BrokerConnection;
@@ -15,9 +16,11 @@ use postern_agent::host_reconciler::{self, HostReconciler};
 use postern_agent::ledger::Ledger;
 use postern_agent::limits::StateLimits;
 use postern_agent::renew::{self, RenewError};
-use postern_agent::reports::{self, RepairReport, Reporter};
+use postern_agent::reports::{self, RepairReport, Report, Reporter};
 use postern_agent::status::{Status, StatusFile};
 use postern_core::TargetId;
+use postern_core::audit::Head;
+use postern_core::checkpoint::Checkpoint;
 use postern_pki::credentials::Credentials;
 use postern_pki::{Authority, SpiffeId, TrustDomain};
 use postern_proto::v1;
@@ -63,7 +66,7 @@ struct Agent {
     reporter: Reporter,
     current: Arc<renew::CurrentIdentity>,
     _tasks: Tasks,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 fn agent(broker: &FakeBroker, identity: Option<Credentials>) -> Agent {
@@ -86,6 +89,7 @@ fn agent(broker: &FakeBroker, identity: Option<Credentials>) -> Agent {
     );
     let (handle, commands) = host_reconciler::channel();
     let (reporter, reports) = reports::channel();
+    let checkpoints = CheckpointKeeper::in_dir(dir.path(), reporter.clone());
     let status_file = Arc::new(StatusFile::default());
     let current = Arc::new(renew::CurrentIdentity::new(identity.map(Arc::new)));
     let connection = BrokerConnection {
@@ -93,6 +97,7 @@ fn agent(broker: &FakeBroker, identity: Option<Credentials>) -> Agent {
         credentials: current.subscribe(),
         reconciler: handle,
         reports,
+        checkpoints,
         status_file: Arc::clone(&status_file),
         limits: config.limits,
         renewal: Arc::default(),
@@ -105,7 +110,7 @@ fn agent(broker: &FakeBroker, identity: Option<Credentials>) -> Agent {
         connection.keep().await;
         Ok(())
     });
-    Agent { host, reporter, current, _tasks: tasks, _dir: dir }
+    Agent { host, reporter, current, _tasks: tasks, dir }
 }
 
 #[tokio::test]
@@ -190,7 +195,7 @@ async fn i9_tampering_is_reported_until_it_is_acknowledged() {
         let FromAgent::Tampering(tampering) = message else { panic!("{message:?}") };
         tampering.pid
     };
-    agent.reporter.report(report(1));
+    agent.reporter.report(Report::Repair(report(1)));
     let mut session = broker.session().await;
     let (sent_at, message) = session.next().await;
     assert_eq!(pid(message), 1);
@@ -204,7 +209,7 @@ async fn i9_tampering_is_reported_until_it_is_acknowledged() {
     send_state(&session, 1, 1);
     session.applied().await;
     drop(session);
-    agent.reporter.report(report(2));
+    agent.reporter.report(Report::Repair(report(2)));
     assert_eq!(pid(broker.session().await.next().await.1), 2, "the first was acknowledged");
 }
 
@@ -403,7 +408,7 @@ async fn i8_an_enrolment_that_was_cut_off_leaves_an_identity_or_none() {
     let (address, kept, place) = (broker.url().to_owned(), Arc::clone(&current), identity.clone());
     let mut renewal = Tasks::default();
     renewal.spawn("certificate", async move {
-        renew::keep_renewed(&address, &place, &kept).await;
+        renew::keep_renewed(&address, &place, &kept, &tokio::sync::Notify::new()).await;
         Ok(())
     });
     let taken_up = current.subscribe().wait_for(Option::is_some).await.map(drop);
@@ -442,4 +447,34 @@ async fn i10_a_state_past_the_bounds_is_answered_with_the_bound_and_opens_nothin
     assert_eq!(applied.generation, 2);
     assert!(applied.error.contains("limits.windows") && applied.error.contains("4096"), "{}", applied.error);
     assert!(agent.host.deadlines().is_empty(), "the window that the state does not have is closed");
+}
+
+#[tokio::test]
+async fn i9_an_agent_keeps_the_checkpoints_of_its_session_and_reports_one_that_contradicts_them() {
+    let broker = FakeBroker::start().await;
+    let agent = agent(&broker, Some(issue(&broker, HOUR)));
+    let mut session = broker.session().await;
+    let authority = broker.same_authority();
+    let sign = |seq, digit: &str| {
+        let head = Head { seq, hash: digit.repeat(64).parse().unwrap() };
+        let made = Checkpoint::of("postern", "postern", head, postern_testkit::clock::wall(), None);
+        authority.sign_checkpoint(made).unwrap().to_string()
+    };
+    let (kept, received) = (sign(10, "a"), sign(10, "b"));
+    for line in [&kept, &received] {
+        session.send(session.hello_at, ToAgent::Checkpoint(v1::AuditCheckpoint { line: line.clone() }));
+    }
+    let report = loop {
+        match session.next().await.1 {
+            FromAgent::CheckpointReport(report) => break report,
+            FromAgent::Hello(_)
+            | FromAgent::Applied(_)
+            | FromAgent::Heartbeat(_)
+            | FromAgent::Tampering(_) => {}
+        }
+    };
+    assert_eq!(report, v1::CheckpointReport { kept: kept.clone(), received });
+    let on_disk = checkpoint::read(agent.dir.path());
+    assert_eq!(on_disk.newest.unwrap().to_string(), kept);
+    assert!(on_disk.alarm.is_some());
 }

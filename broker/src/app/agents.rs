@@ -6,6 +6,7 @@
 
 mod agent_caller;
 mod clones;
+mod contradiction;
 mod forget;
 mod renewal;
 
@@ -30,6 +31,7 @@ use crate::layers::host::sessions::{AgentSession, Rival};
 use crate::layers::report::LayerReport;
 use crate::limits::log_due;
 pub use agent_caller::AgentCaller;
+pub use contradiction::{record_contradiction, take_kept_checkpoint};
 pub use forget::{HeldWindows, forget};
 pub use renewal::{is_renewal_wanted, record_roots};
 

@@ -1,12 +1,14 @@
 //! The audit log: reading it, following it, and verifying its chain.
 
+mod verifications;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use postern_core::audit::{Broken, Head, Verifier};
-
 use super::{App, Error};
+use verifications::AuditedStore;
+pub use verifications::{Verification, Verifications};
 
 /// The lines that one read of the store returns at most.
 const PAGE_SIZE: usize = 500;
@@ -52,28 +54,15 @@ impl Tail {
     }
 }
 
-/// The result of verifying the audit log.
-#[derive(Debug)]
-pub struct Verification {
-    /// The head of the lines that verify.
-    pub head: Head,
-    /// The first line that does not verify, if there is one.
-    pub broken: Option<Broken>,
-}
-
-/// Verifies the chain of the audit log, from its base to its last line or to the first that is broken.
+/// Verifies the audit log. `full` asks for every record to be read.
 ///
 /// # Errors
 /// The store failed.
-pub async fn verify(app: &Arc<App>) -> Result<Verification, Error> {
-    let mut verifier = Verifier::after(app.store.audit_base().await?);
-    let mut tail = Tail::new(Arc::clone(app), 0, false);
-    let mut broken = None;
-    while let Some((_, line)) = tail.next().await? {
-        if let Err(found) = verifier.line(&line) {
-            broken = Some(found);
-            break;
-        }
-    }
-    Ok(Verification { head: verifier.head(), broken })
+pub async fn verify(app: &App, full: bool) -> Result<Verification, Error> {
+    let audited =
+        AuditedStore { store: &app.store, checkpoints: &app.checkpoints, roots: app.authority.roots() };
+    Ok(app.verifications.verify(&audited, full).await?)
 }
+
+#[cfg(test)]
+mod tests;

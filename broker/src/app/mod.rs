@@ -43,6 +43,7 @@ use postern_store::Store;
 use tokio::sync::watch;
 
 use crate::authority::Standing;
+use crate::checkpoints::Checkpoints;
 use crate::clock::Clock;
 use crate::cluster::Cluster;
 use crate::cluster::peer_status::PeerStatus;
@@ -95,6 +96,10 @@ pub struct App {
     pub retention: RetentionSettings,
     /// The phase of the shutdown.
     pub shutdown: watch::Receiver<ShutdownPhase>,
+    /// The checkpoints of the audit log.
+    pub checkpoints: Arc<Checkpoints>,
+    /// The verifications of the audit log.
+    pub verifications: audit::Verifications,
     /// The clock.
     pub clock: Clock,
     /// The authority that signs certificates.

@@ -269,7 +269,7 @@ async fn i9_the_broker_verifies_and_streams_its_log_from_the_base() {
     log(&test.store, 1, 300).await;
     log(&test.store, 60, 5).await;
     round_on(&test.store, 30, rule(dir.path())).await.unwrap();
-    let verified = verify(&test.app).await.unwrap();
+    let verified = verify(&test.app, true).await.unwrap();
     assert_eq!((verified.head, verified.broken), (test.store.audit_head().await.unwrap(), None));
     let mut tail = Tail::new(Arc::clone(&test.app), 0, false);
     assert_eq!(tail.next().await.unwrap().map(|(seq, _)| seq), Some(301));

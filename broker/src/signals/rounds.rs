@@ -66,6 +66,8 @@ pub enum Task {
     Principals,
     /// Removes records that are over from the store.
     Retention,
+    /// Makes and checks checkpoints of the audit log.
+    Checkpoints,
 }
 
 impl Task {
@@ -88,6 +90,7 @@ impl Task {
             Self::Metrics => "metrics",
             Self::Principals => "principals",
             Self::Retention => "retention",
+            Self::Checkpoints => "checkpoints",
         }
     }
 }

@@ -43,6 +43,8 @@ pub(crate) const AGENT_CLONES: &str = "postern_agent_clones_total";
 pub(crate) const CONNECTIONS: &str = "postern_connections";
 pub(crate) const LIMITED: &str = "postern_limited_total";
 pub(crate) const DENIALS_OMITTED: &str = "postern_denials_omitted_total";
+pub(crate) const AUDIT_ALARM: &str = "postern_audit_alarm";
+pub(crate) const AUDIT_UNCOVERED: &str = "postern_audit_uncovered_records";
 pub(crate) const STORE_CALLS: &str = "postern_store_seconds";
 pub(crate) const STORE_FREE: &str = "postern_store_free_bytes";
 pub(crate) const STORE_LOW: &str = "postern_store_low_on_space";
@@ -101,6 +103,7 @@ const TASKS: &[&str] = &[
     Task::Sample.word(),
     Task::Metrics.word(),
     Task::Principals.word(),
+    Task::Checkpoints.word(),
 ];
 const OPERATIONS: &[&str] = &["commit", "read"];
 const CERTIFICATES: &[&str] = &["root", "intermediate", "serving", "store"];
@@ -114,7 +117,7 @@ const STORE_SECONDS: &[f64] =
 const SWEEP_SECONDS: &[f64] = &[0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0, 1800.0];
 
 /// Every metric of the broker.
-pub const ALL: [Metric; 31] = [
+pub const ALL: [Metric; 33] = [
     gauge(BUILD_INFO, Some(("version", &[])), "Always 1; the label says which version runs"),
     gauge(GRANTS, Some(("state", OPEN_STATES)), "Grants in the store that are not over, by their state"),
     counter(
@@ -163,6 +166,12 @@ pub const ALL: [Metric; 31] = [
         None,
         "Refusals without a record of their own in the audit log; a summary there counts them",
     ),
+    gauge(
+        AUDIT_ALARM,
+        None,
+        "1 while the audit log contradicts a checkpoint that this broker trusts, otherwise 0",
+    ),
+    gauge(AUDIT_UNCOVERED, None, "Records of the audit log that no checkpoint covers yet"),
     histogram(
         STORE_CALLS,
         STORE_SECONDS,

@@ -69,6 +69,8 @@ impl TestApp {
             quotas: RequestQuotas::new(quotas),
             retention: RetentionSettings::default(),
             shutdown: watch::channel(ShutdownPhase::Running).1,
+            checkpoints: Arc::default(),
+            verifications: Default::default(),
             clock,
             authority: Arc::new(Authority::init(&dir.path().join("ca"), &trust_domain, clock.now()).unwrap()),
             standing: Arc::new(Standing::at(dir.path().join("ca/root.key"))),

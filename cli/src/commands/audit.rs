@@ -1,18 +1,17 @@
-//! `audit tail | verify`. A verification against an expected head trusts no broker: the command reads every record
-//! itself, from a file or from the broker.
+//! `audit tail | verify`.
 
 mod copies;
+mod verify;
 
-use std::path::PathBuf;
-
-use postern_core::audit::{AuditRecord, Broken, Hash, Head, Verifier};
+use postern_core::audit::AuditRecord;
 use postern_proto::v1;
 
-use self::copies::{Copies, Interrupted, base_of};
+pub(super) use self::verify::verify;
+
 use super::retry::Retry;
 use crate::connect::BrokerClient;
 use crate::error::Failure;
-use crate::output::{Console, json, printable, table};
+use crate::output::{Console, printable, table};
 
 /// Writes the records after a given one; with `follow`, without end, and after a lost connection from the last
 /// record on.
@@ -66,127 +65,4 @@ fn write(console: &mut Console, answer: &v1::TailAuditResponse) -> Result<(), Fa
         Err(_) => format!("{:>6}  {}", answer.seq, printable(&answer.line)),
     };
     Ok(console.text(&line)?)
-}
-
-/// Verifies the broker's log: the broker does so, or the command itself if a head is expected.
-///
-/// # Errors
-/// The log is broken or lacks the head, or the broker refuses or is away.
-pub(super) async fn verify(
-    broker: &BrokerClient,
-    console: &mut Console,
-    expected: Option<Hash>,
-) -> Result<(), Failure> {
-    let Some(expected) = expected else {
-        let answer = broker.call(broker.audit().verify_audit(v1::VerifyAuditRequest {})).await?;
-        let broken = Broken { line: answer.broken_line, problem: answer.problem.clone() };
-        let sound = answer.sound;
-        console.show(&answer.into(), table::verified)?;
-        return if sound { Ok(()) } else { Err(broken.into()) };
-    };
-    let mut check = Check::after(Head::EMPTY, Some(expected));
-    let request = v1::TailAuditRequest { after: 0, follow: false };
-    let mut lines = broker.call(broker.audit().tail_audit(request)).await?;
-    let mut is_first = true;
-    while let Some(answer) = lines.message().await.map_err(|status| broker.failure(status))? {
-        // Records that were sealed into segments are in the store no more.
-        if is_first && answer.seq > 1 {
-            let base = base_of(answer.line.as_bytes()).unwrap_or(Head::EMPTY);
-            console.note(&format!(
-                "the broker's log begins with record {}: verify the segments of those before with --file",
-                answer.seq
-            ));
-            check = Check::after(base, Some(expected));
-        }
-        is_first = false;
-        if !check.line(answer.line.as_bytes()) {
-            break;
-        }
-    }
-    check.finish(console)
-}
-
-/// Verifies copies of a log as one chain, without a broker. It begins with record `from`, or with the first one.
-///
-/// # Errors
-/// A file cannot be read, records are missing, or the log is broken or lacks the head.
-pub(super) fn verify_files(
-    console: &mut Console,
-    files: &[PathBuf],
-    from: Option<u64>,
-    expected: Option<Hash>,
-) -> Result<(), Failure> {
-    let failed = |file, source| Failure::File { file, source };
-    let mut copies = match Copies::open(files, from) {
-        Ok(copies) => copies,
-        Err(Interrupted::File(file, source)) => return Err(failed(file, source)),
-        Err(Interrupted::Broken(broken)) => return Err(broken.into()),
-    };
-    let mut check = Check::after(copies.base(), expected);
-    loop {
-        match copies.next() {
-            Ok(Some(line)) if check.line(&line) => {}
-            Ok(_) => break,
-            Err(Interrupted::Broken(broken)) => {
-                check.broken = Some(broken);
-                break;
-            }
-            Err(Interrupted::File(file, source)) => return Err(failed(file, source)),
-        }
-    }
-    check.finish(console)
-}
-
-/// A verification under way.
-struct Check {
-    verifier: Verifier,
-    expected: Option<Hash>,
-    /// True once the expected head was found, or if none is expected.
-    met: bool,
-    broken: Option<Broken>,
-}
-
-impl Check {
-    /// Begins after this head.
-    fn after(base: Head, expected: Option<Hash>) -> Self {
-        let met = expected.is_none_or(|expected| expected == base.hash);
-        Self { verifier: Verifier::after(base), expected, met, broken: None }
-    }
-
-    /// Takes the next line, and reports whether the log is sound so far.
-    fn line(&mut self, line: &[u8]) -> bool {
-        let verified = match std::str::from_utf8(line) {
-            Ok(line) => self.verifier.line(line),
-            Err(error) => {
-                Err(Broken { line: self.verifier.head().seq + 1, problem: format!("is not text: {error}") })
-            }
-        };
-        match verified {
-            Ok(record) => self.met |= Some(record.hash) == self.expected,
-            Err(broken) => self.broken = Some(broken),
-        }
-        self.broken.is_none()
-    }
-
-    fn finish(self, console: &mut Console) -> Result<(), Failure> {
-        let head = self.verifier.head();
-        let missing = self.expected.filter(|_| self.broken.is_none() && !self.met);
-        let result = json::VerifiedJson {
-            records: head.seq,
-            head: head.hash.to_string(),
-            sound: self.broken.is_none() && missing.is_none(),
-            broken_line: self.broken.as_ref().map(|broken| broken.line),
-            problem: self
-                .broken
-                .as_ref()
-                .map(|broken| broken.problem.clone())
-                .or_else(|| missing.map(|expected| format!("does not contain {expected}"))),
-        };
-        console.show(&result, table::verified)?;
-        match (self.broken, missing) {
-            (Some(broken), _) => Err(broken.into()),
-            (None, Some(expected)) => Err(Failure::HeadMissing { expected }),
-            (None, None) => Ok(()),
-        }
-    }
 }

@@ -12,6 +12,9 @@ use std::fmt;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use postern_core::audit::Broken;
+use postern_core::checkpoint::Checkpoint;
+use postern_pki::SignedCheckpoint;
 use serde::{Serialize, Serializer};
 
 pub(crate) use lockdown::{AssessmentJson, AssessmentReportJson, LockdownResultJson, LockdownsJson};
@@ -203,13 +206,53 @@ pub(crate) struct TokenJson {
 }
 
 /// The outcome of a verification.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub(crate) struct VerifiedJson {
     pub records: u64,
     pub head: String,
     pub sound: bool,
     pub broken_line: Option<u64>,
     pub problem: Option<String>,
+    /// The newest checkpoint that the log agrees with.
+    pub trusted: Option<TrustedJson>,
+    /// The number of records that no checkpoint covers; not set without a checkpoint.
+    pub uncovered: Option<u64>,
+    /// The checkpoint that the command had kept from an earlier verification.
+    pub remembered: Option<TrustedJson>,
+}
+
+impl VerifiedJson {
+    /// Sets the problem, if there is one.
+    pub(crate) fn set_broken(&mut self, broken: Option<&Broken>) {
+        if let Some(Broken { line, problem }) = broken {
+            (self.sound, self.broken_line, self.problem) = (false, Some(*line), Some(problem.clone()));
+        }
+    }
+}
+
+/// A checkpoint of the audit log.
+#[derive(Debug, Serialize)]
+pub(crate) struct TrustedJson {
+    pub seq: u64,
+    pub hash: String,
+    pub at: Timestamp,
+    pub accepted: Option<Timestamp>,
+    /// The name and the serial number of the intermediate that signed.
+    pub signer: String,
+}
+
+impl From<&SignedCheckpoint> for TrustedJson {
+    fn from(signed: &SignedCheckpoint) -> Self {
+        let signer = signed.signer().map(|signer| format!("{}, serial {}", signer.subject, signer.serial));
+        let Checkpoint { seq, hash, at, accepted, .. } = &signed.checkpoint;
+        Self {
+            seq: *seq,
+            hash: hash.to_string(),
+            at: *at,
+            accepted: *accepted,
+            signer: signer.unwrap_or_default(),
+        }
+    }
 }
 
 /// The name of the policy that was deleted.

@@ -11,7 +11,7 @@ use postern_core::audit::{AuditRecord, Outcome};
 
 use super::json::{
     AgentJson, AgentsJson, ForgottenJson, GrantJson, GrantsJson, PoliciesJson, PortJson, RequestedJson,
-    TargetJson, TargetsJson, TokenJson, VerifiedJson, WindowJson,
+    TargetJson, TargetsJson, TokenJson, TrustedJson, VerifiedJson, WindowJson,
 };
 use super::printable;
 use super::time::{dash, exact, relative, utc, when};
@@ -185,11 +185,32 @@ pub(crate) fn token(token: &TokenJson, now: Timestamp) -> String {
 /// Draws the outcome of a verification.
 pub(crate) fn verified(verified: &VerifiedJson, _: Timestamp) -> String {
     let outcome = if verified.sound { "sound" } else { "broken" };
-    list([
+    let mut rows = vec![
         ("log", outcome.to_owned()),
         ("records", verified.records.to_string()),
         ("head", verified.head.clone()),
-    ])
+    ];
+    match &verified.trusted {
+        None => rows.push(("trusted", "no signed checkpoint covers this log".to_owned())),
+        Some(trusted) => {
+            let TrustedJson { seq, hash, at, accepted, signer } = trusted;
+            rows.push(("trusted", format!("record {seq}, {hash}")));
+            rows.push(("signed", format!("{} by {}", utc(*at), printable(signer))));
+            if let Some(accepted) = accepted {
+                rows.push((
+                    "accepted",
+                    format!("{} by an operator, after the log had gone back", utc(*accepted)),
+                ));
+            }
+        }
+    }
+    if let Some(uncovered) = verified.uncovered {
+        rows.push(("not covered yet", uncovered.to_string()));
+    }
+    if let Some(TrustedJson { seq, at, .. }) = &verified.remembered {
+        rows.push(("remembered", format!("record {seq}, signed {}", utc(*at))));
+    }
+    list(rows)
 }
 
 /// Draws an audit record as one line.

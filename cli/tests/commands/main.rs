@@ -7,6 +7,8 @@ mod access;
 #[cfg(test)]
 mod admin;
 #[cfg(test)]
+mod checkpoints;
+#[cfg(test)]
 mod lockdown;
 #[cfg(test)]
 mod offline;

@@ -40,13 +40,20 @@ pub(crate) fn command(args: &[&str]) -> Command {
     for variable in ["POSTERN_BROKER", "POSTERN_IDENTITY", "XDG_CONFIG_HOME"] {
         command.env_remove(variable);
     }
-    command.env("HOME", "/nonexistent").args(args).stdin(Stdio::null()).kill_on_drop(true);
+    // No directory can be made there: a run remembers nothing unless its test gives it a place.
+    command.env("HOME", "/nonexistent").env("XDG_STATE_HOME", "/dev/null/state").args(args);
+    command.stdin(Stdio::null()).kill_on_drop(true);
     command
 }
 
 /// Runs the command to its end.
 pub(crate) async fn postern(args: &[&str]) -> Ran {
-    let output = tokio::time::timeout(Duration::from_secs(60), command(args).output()).await;
+    finish(command(args)).await
+}
+
+/// Runs a command to its end.
+pub(crate) async fn finish(mut command: Command) -> Ran {
+    let output = tokio::time::timeout(Duration::from_secs(60), command.output()).await;
     let output = output.expect("the command hangs").unwrap();
     Ran {
         code: output.status.code().expect("ended by a signal"),

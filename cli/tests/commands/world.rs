@@ -55,6 +55,11 @@ impl CommandWorld {
         file.to_str().unwrap().to_owned()
     }
 
+    /// Returns the file in which the command remembers checkpoints.
+    pub(crate) fn remembered(&self) -> PathBuf {
+        self.dir.path().join("state/postern/audit-checkpoints.json")
+    }
+
     /// Makes the command as this client.
     pub(crate) fn command(&self, args: &[&str]) -> tokio::process::Command {
         let mut command = run::command(args);
@@ -66,7 +71,9 @@ impl CommandWorld {
     pub(crate) async fn postern(&self, args: &[&str]) -> Ran {
         let identity = self.identity();
         let us = ["--broker", self.broker.url(), "--identity", identity.to_str().unwrap()];
-        run::postern(&[&us[..], args].concat()).await
+        let mut command = run::command(&[&us[..], args].concat());
+        command.env("XDG_STATE_HOME", self.dir.path().join("state"));
+        run::finish(command).await
     }
 }
 

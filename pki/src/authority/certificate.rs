@@ -43,7 +43,7 @@ impl CaCertificate {
     }
 
     /// Reads a certificate (DER).
-    pub(super) fn read(what: &str, der: &[u8]) -> Result<Self, PkiError> {
+    pub(crate) fn read(what: &str, der: &[u8]) -> Result<Self, PkiError> {
         let unreadable = |error: &dyn std::fmt::Display| PkiError::malformed(what, error);
         let (_, certificate) = X509Certificate::from_der(der).map_err(|error| unreadable(&error))?;
         let (not_before, not_after) = identity::validity(der).map_err(|error| unreadable(&error))?;

@@ -1,13 +1,15 @@
 //! An intermediate in use, with its key.
 
 use jiff::Timestamp;
-use rcgen::{CertificateParams, CertificateSigningRequestParams, Issuer};
+use postern_core::checkpoint::Checkpoint;
+use rcgen::{CertificateParams, CertificateSigningRequestParams, Issuer, SigningKey as _};
 use rustls::pki_types::CertificateDer;
 
 use super::certificate;
 use super::certificate::{CaCertificate, earlier, is_of_key, later};
 use super::disk::{Intermediate, Paths, Slot};
 use super::roots::Roots;
+use crate::checkpoint::SignedCheckpoint;
 use crate::life::{BACKDATE, Life};
 use crate::{PkiError, identity};
 
@@ -73,6 +75,13 @@ impl Signer {
     pub(super) fn leaf_life(&self, lifetime: std::time::Duration, now: Timestamp) -> Life {
         let not_after = later(now, lifetime).min(self.facts.life.not_after);
         Life { not_before: earlier(now, BACKDATE), not_after }
+    }
+
+    /// Signs a checkpoint of the audit log, and adds the certificate of this intermediate.
+    pub(super) fn sign_checkpoint(&self, checkpoint: Checkpoint) -> Result<SignedCheckpoint, PkiError> {
+        self.check_valid(checkpoint.at)?;
+        let signature = self.issuer.key().sign(checkpoint.to_text().as_bytes())?;
+        Ok(SignedCheckpoint::new(checkpoint, signature, self.certificate.clone()))
     }
 
     /// Signs the key of a request for these names.

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 mod authority;
+mod checkpoints;
 mod forgery;
 mod handshakes;
 mod parties;

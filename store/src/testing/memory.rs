@@ -41,6 +41,8 @@ struct Inner {
     room_fails: bool,
     /// The number of reads of several documents, by kind.
     reads: BTreeMap<&'static str, usize>,
+    /// The number of lines of the audit log that were read.
+    lines_read: usize,
 }
 
 #[derive(Debug, Clone)]
@@ -120,6 +122,19 @@ impl Memory {
     /// Returns the number of reads of several documents of a kind so far.
     pub fn reads_of(&self, kind: Kind) -> usize {
         self.backend.lock().reads.get(kind.name).copied().unwrap_or(0)
+    }
+
+    /// Replaces the lines of the audit log, as an attacker who can write a store's database does. The end that the store goes on from
+    /// is that of the last line.
+    pub fn replace_audit(&self, lines: Vec<String>) {
+        let last = lines.last().and_then(|line| serde_json::from_str::<AuditRecord>(line).ok());
+        let state = &mut self.backend.lock().state;
+        (state.audit, state.head) = (lines, last.map_or(Head::EMPTY, |last| last.head()));
+    }
+
+    /// Returns the number of lines of the audit log that were read since the last call.
+    pub fn take_lines_read(&self) -> usize {
+        std::mem::take(&mut self.backend.lock().lines_read)
     }
 
     /// Returns the store, for the code under test.
@@ -293,10 +308,13 @@ impl Backend for MemoryBackend {
     }
 
     async fn audit_lines(&self, after: u64, limit: usize) -> Result<Vec<(u64, String)>, StoreError> {
-        let state = &self.lock().state;
+        let mut inner = self.lock();
+        let state = &inner.state;
         let after = usize::try_from(after.saturating_sub(state.base.seq)).unwrap_or(usize::MAX);
         let first = state.base.seq + 1;
-        Ok((first..).zip(state.audit.iter().cloned()).skip(after).take(limit).collect())
+        let lines: Vec<_> = (first..).zip(state.audit.iter().cloned()).skip(after).take(limit).collect();
+        inner.lines_read += lines.len();
+        Ok(lines)
     }
 
     async fn audit_base(&self) -> Result<Head, StoreError> {

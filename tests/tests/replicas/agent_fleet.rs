@@ -3,11 +3,12 @@
 
 mod host;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use postern_agent::checkpoint::CheckpointKeeper;
 use postern_agent::config::{AgentConfig, LogFormat};
 use postern_agent::enroll::enroll;
 use postern_agent::host_reconciler::{self, HostReconciler, ReconcilerHandle};
@@ -48,6 +49,7 @@ struct Link {
     broker: String,
     credentials: Arc<Credentials>,
     reconciler: ReconcilerHandle,
+    state_dir: PathBuf,
     record: Arc<FleetRecord>,
 }
 
@@ -85,7 +87,8 @@ impl AgentFleet {
             let reconciler = keep(target, &broker, &dir, &record);
             reconcilers.push(reconciler.clone());
             let (target, broker, record) = (target.clone(), broker.clone(), Arc::clone(&record));
-            host.netns().start(Link { target, broker, credentials, reconciler, record }.keep());
+            let link = Link { target, broker, credentials, reconciler, state_dir: dir, record };
+            host.netns().start(link.keep());
         }
         host.netns().start(tick(reconcilers));
         Self { record }
@@ -128,15 +131,17 @@ async fn tick(reconcilers: Vec<ReconcilerHandle>) {
 impl Link {
     /// Keeps a session, as the agent's own link does.
     async fn keep(self) {
-        let (_reporter, mut reports) = reports::channel();
+        let (reporter, mut reports) = reports::channel();
+        let mut checkpoints = CheckpointKeeper::in_dir(&self.state_dir, reporter);
+        checkpoints.trust(Arc::clone(&self.credentials));
         let mut backoff = backoff();
         loop {
             let start = monotonic();
-            let was_served = match self.open().await {
+            let was_served = match self.open(checkpoints.line()).await {
                 Ok(mut session) => {
                     self.record.session_began(&self.target, start.elapsed());
                     reports.begin_session();
-                    let end = session.run(&self.reconciler, &mut reports).await;
+                    let end = session.run(&self.reconciler, &mut reports, &mut checkpoints).await;
                     self.record.session_ended(&self.target, &end.to_string());
                     session.got_desired_state()
                 }
@@ -152,12 +157,18 @@ impl Link {
         }
     }
 
-    async fn open(&self) -> Result<BrokerSession, String> {
+    async fn open(&self, checkpoint: String) -> Result<BrokerSession, String> {
         let tls = client_config(&self.credentials).unwrap();
         let channel = channel(&self.broker, tls).unwrap();
-        BrokerSession::open(channel, &self.reconciler, StateLimits::default(), BrokerTrust::default())
-            .await
-            .map_err(|error| error.to_string())
+        BrokerSession::open(
+            channel,
+            &self.reconciler,
+            StateLimits::default(),
+            BrokerTrust::default(),
+            checkpoint,
+        )
+        .await
+        .map_err(|error| error.to_string())
     }
 }
 

@@ -46,7 +46,7 @@ impl ReplicaWorld {
         let fake_clouds =
             (options.instances > 0).then(|| FakeClouds::start(&net.hub, dir.path(), options.instances));
         let clouds = fake_clouds.as_ref().map(FakeClouds::configuration).unwrap_or_default();
-        let sections = format!("{HIGH_QUOTAS}{clouds}");
+        let sections = format!("{HIGH_QUOTAS}[audit]\ncheckpoint_every = \"1s\"\n{clouds}");
         let (count, named) = (options.brokers, true);
         let settings = ReplicaOptions { count, named, checked: false, sections: &sections };
         let replicas = Replicas::init(&net.hub, dir.path(), &redis, settings);

@@ -24,6 +24,7 @@ mod i7_revoked_principals;
 mod i8_convergence;
 mod i8_desired_state;
 mod i9_audit;
+mod i9_checkpoints;
 mod limits;
 mod records;
 mod sources;

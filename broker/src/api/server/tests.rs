@@ -211,7 +211,7 @@ async fn i7_the_audit_log_and_the_wire_tell_principals_of_one_display_name_apart
     assert_eq!(broker.test.audited("grant.requested").await, [done("requester/alice"), done(&actor)]);
     // A denied call names the caller as the audit log does.
     let mut audit = AuditServiceClient::new(broker.shown(&foreign));
-    let denied = audit.verify_audit(v1::VerifyAuditRequest {}).await.unwrap_err();
+    let denied = audit.verify_audit(v1::VerifyAuditRequest::default()).await.unwrap_err();
     assert_eq!(denied.code(), Code::PermissionDenied);
     assert!(denied.message().starts_with(&actor), "{}", denied.message());
     let recorded = [(actor.clone(), Outcome::Denied, String::new())];

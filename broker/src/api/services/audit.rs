@@ -51,13 +51,18 @@ impl AuditService for AuditApi {
         request: Request<v1::VerifyAuditRequest>,
     ) -> Result<Response<v1::VerifyAuditResponse>, Status> {
         let _place = self.reads.enter(&caller(&request)?, ReadKind::Long).await.map_err(refused)?;
-        let Verification { head, broken } = verify(&self.app).await.map_err(to_status)?;
+        let full = request.get_ref().full;
+        let Verification { head, broken, checkpoint, uncovered, read_from } =
+            verify(&self.app, full).await.map_err(to_status)?;
         Ok(Response::new(v1::VerifyAuditResponse {
             records: head.seq,
             head: head.hash.to_string(),
             sound: broken.is_none(),
             broken_line: broken.as_ref().map(|broken| broken.line).unwrap_or_default(),
             problem: broken.map(|broken| broken.problem).unwrap_or_default(),
+            checkpoint: checkpoint.map(|checkpoint| checkpoint.to_string()).unwrap_or_default(),
+            uncovered,
+            read_from,
         }))
     }
 }

@@ -4,6 +4,7 @@
 mod access;
 mod agent;
 mod audit;
+mod checkpoint_feed;
 mod grant_view;
 pub(in crate::api) mod health;
 mod policy;

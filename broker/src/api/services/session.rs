@@ -18,6 +18,7 @@ use futures_util::{Stream, StreamExt as _, stream};
 use jiff::Timestamp;
 use postern_core::text::is_invisible;
 use postern_core::{KeyHash, TargetId};
+use postern_pki::SignedCheckpoint;
 use postern_proto::convert::{duration, duration_to_wire, mode_to_wire, port_to_wire};
 use postern_proto::status::{invalid, plain};
 use postern_proto::v1;
@@ -25,12 +26,13 @@ use postern_proto::v1::session_request::Message as In;
 use postern_proto::v1::session_response::Message as Out;
 use tonic::{Code, Status, Streaming};
 
+use super::checkpoint_feed::CheckpointFeed;
 use crate::api::error::to_status;
 use crate::api::request::report_text;
 use crate::app::App;
 use crate::app::agents::{
-    Admission, AgentCaller, TamperingReport, admitted, connect, is_renewal_wanted, record_roots,
-    record_tampering, record_unknown,
+    Admission, AgentCaller, TamperingReport, admitted, connect, is_renewal_wanted, record_contradiction,
+    record_roots, record_tampering, record_unknown, take_kept_checkpoint,
 };
 use crate::clock::{boottime, wall};
 use crate::layers::host::desired_state::{Outgoing, PushedState};
@@ -62,6 +64,8 @@ pub(super) async fn open(
     // Another text than a boot id names no machine.
     let boot_id = report_text("hello.boot_id", &hello.boot_id).unwrap_or_default();
     let session = connect(&app, &caller, admission, version.clone(), &boot_id).await.map_err(to_status)?;
+    take_kept_checkpoint(&app, &hello.checkpoint);
+    let checkpoints = CheckpointFeed::new(app.checkpoints.subscribe());
     let target = caller.target.clone();
     if line_due(&target) {
         tracing::info!(%target, version, last_generation = hello.last_generation, "agent connected");
@@ -78,6 +82,7 @@ pub(super) async fn open(
         renewal_asked_at: None,
         incoming,
         session,
+        checkpoints,
         last: LastMessage { sent_at: first.sent_at, at: boottime() },
     };
     Ok(Box::pin(stream::unfold(Some(open), |open| async move {
@@ -148,6 +153,7 @@ struct OpenSession {
     certificate_ends: Duration,
     incoming: Streaming<v1::SessionRequest>,
     session: AgentSession,
+    checkpoints: CheckpointFeed,
     last: LastMessage,
 }
 
@@ -161,6 +167,7 @@ enum Reply {
     Heartbeat,
     Renewal,
     Desired(Arc<PushedState>),
+    Checkpoint(Arc<SignedCheckpoint>),
 }
 
 impl OpenSession {
@@ -185,6 +192,7 @@ impl OpenSession {
                         }
                     }
                 },
+                checkpoint = self.checkpoints.next() => return Ok(Some(Reply::Checkpoint(checkpoint))),
                 () = tokio::time::sleep(SILENCE_TIMEOUT) => return ended("the agent has sent nothing for too long"),
             }
         }
@@ -214,6 +222,15 @@ impl OpenSession {
                 record_tampering(&self.app, &self.target, report).await.map_err(to_status)?;
                 Ok(None)
             }
+            Some(In::CheckpointReport(v1::CheckpointReport { kept, received })) => {
+                // The rest of a session's reports says the same.
+                if self.checkpoints.takes_report() {
+                    record_contradiction(&self.app, &self.target, &kept, &received)
+                        .await
+                        .map_err(to_status)?;
+                }
+                Ok(None)
+            }
             // A second hello carries nothing new; a message of a newer agent is not known here.
             Some(In::Hello(_)) | None => Ok(None),
         }
@@ -236,6 +253,9 @@ impl OpenSession {
             Reply::Heartbeat => Out::Heartbeat(v1::HeartbeatReply {}),
             Reply::Renewal => Out::Renewal(v1::RenewalRequested {}),
             Reply::Desired(state) => Out::Desired(wire(&state, self.app.clock.now())),
+            Reply::Checkpoint(checkpoint) => {
+                Out::Checkpoint(v1::AuditCheckpoint { line: checkpoint.to_string() })
+            }
         };
         v1::SessionResponse {
             heard: self.last.sent_at,

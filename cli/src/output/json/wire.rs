@@ -148,6 +148,9 @@ impl From<v1::VerifyAuditResponse> for VerifiedJson {
             sound: wire.sound,
             broken_line: (!wire.sound).then_some(wire.broken_line),
             problem: (!wire.sound).then_some(wire.problem),
+            uncovered: (!wire.checkpoint.is_empty()).then_some(wire.uncovered),
+            trusted: None,
+            remembered: None,
         }
     }
 }

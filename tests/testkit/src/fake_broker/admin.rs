@@ -91,12 +91,16 @@ impl AuditService for Services {
         &self,
         _: Request<v1::VerifyAuditRequest>,
     ) -> Result<Response<v1::VerifyAuditResponse>, Status> {
+        if let Some(answer) = self.0.script().verified.clone() {
+            return Ok(Response::new(answer));
+        }
         let answer = v1::VerifyAuditResponse {
             records: 2,
             head: "00".repeat(32),
             sound: false,
             broken_line: 3,
             problem: "does not follow from the record before it".to_owned(),
+            ..v1::VerifyAuditResponse::default()
         };
         Ok(Response::new(answer))
     }

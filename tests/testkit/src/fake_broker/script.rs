@@ -22,6 +22,8 @@ pub struct Script {
     pub watches: Vec<Vec<v1::WatchGrantsResponse>>,
     /// The audit log's lines.
     pub log: Vec<String>,
+    /// The answer to a verification of the log; none: a broken log.
+    pub verified: Option<v1::VerifyAuditResponse>,
     /// The policies that are kept.
     pub policies: Vec<v1::Policy>,
     /// The answer to a list of principals.

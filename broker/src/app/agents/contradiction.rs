@@ -1,0 +1,75 @@
+//! Reports of agents on checkpoints of the audit log that contradict each other (I9).
+//!
+//! An agent keeps the newest checkpoint that a broker sent it, and reports one that came later and contradicts it. Both are
+//! signed, so the report proves itself: the broker audits it only if the two do contradict each other, and an agent cannot make
+//! that up. An agent also shows the kept checkpoint at the beginning of each session. In both cases the broker compares
+//! its log with the checkpoint that the agent has kept, which its own data directory may not have.
+
+use postern_core::TargetId;
+use postern_core::audit::AuditEvent;
+use postern_core::checkpoint::{Checkpoint, Relation};
+use postern_pki::{CheckpointError, SignedCheckpoint};
+use postern_store::Transaction;
+
+use crate::app::{App, Error};
+
+/// Has the log compared with the checkpoint that an agent shows at the beginning of its session, as its line of JSON. One that no
+/// root vouches for proves nothing, and neither does the broker's own.
+pub fn take_kept_checkpoint(app: &App, line: &str) {
+    if let Ok(kept) = verified(app, line)
+        && app.checkpoints.newest().as_deref() != Some(&kept)
+    {
+        app.checkpoints.offer(kept);
+    }
+}
+
+/// Takes a report, with both checkpoints as their lines of JSON. A report that proves nothing is logged.
+///
+/// # Errors
+/// The store failed.
+pub async fn record_contradiction(
+    app: &App,
+    target: &TargetId,
+    kept: &str,
+    received: &str,
+) -> Result<(), Error> {
+    let (kept, received) = match (verified(app, kept), verified(app, received)) {
+        (Ok(kept), Ok(received)) => (kept, received),
+        (Err(error), _) | (_, Err(error)) => {
+            tracing::warn!(%target, %error, "an agent reports a checkpoint of the audit log that proves nothing");
+            return Ok(());
+        }
+    };
+    match kept.checkpoint.relation_of(&received.checkpoint) {
+        Relation::WentBack | Relation::Rewritten => {}
+        Relation::Newer | Relation::NoNewer => {
+            tracing::warn!(%target, "an agent reports two checkpoints of the audit log that do not contradict each other");
+            return Ok(());
+        }
+    }
+    let Checkpoint { seq, hash, at, .. } = &kept.checkpoint;
+    tracing::error!(
+        event = "agent.audit_contradicted",
+        %target,
+        kept_seq = seq,
+        kept_hash = %hash,
+        "an agent has kept a checkpoint that a later one contradicts: the audit log went back, or was rewritten"
+    );
+    let event = AuditEvent::done(app.clock.now(), format!("agent/{target}"), "agent.audit_contradicted")
+        .on_target(target)
+        .with("kept_seq", seq)
+        .with("kept_hash", hash)
+        .with("kept_at", at)
+        .with("received_seq", received.checkpoint.seq)
+        .with("received_hash", received.checkpoint.hash)
+        .with("received_at", received.checkpoint.at);
+    app.checkpoints.offer(kept);
+    app.store.commit(Transaction::default().audit(event)).await?;
+    Ok(())
+}
+
+fn verified(app: &App, line: &str) -> Result<SignedCheckpoint, CheckpointError> {
+    let checkpoint = SignedCheckpoint::parse(line)?;
+    checkpoint.verify(&app.authority.roots(), Some(&app.trust_domain.to_string()))?;
+    Ok(checkpoint)
+}

@@ -1,0 +1,155 @@
+//! The verifications of the audit log: one at a time, and of each record once.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use postern_core::audit::{Broken, Head, head_of_line};
+use postern_pki::{LogVerifier, SignedCheckpoint};
+use postern_store::{Store, StoreError};
+
+use crate::checkpoints::{Checkpoints, beginning, read_on};
+use crate::clock::boottime;
+
+/// The time after which a verification reads every record again.
+const FULL_INTERVAL: Duration = Duration::from_secs(6 * 3600);
+
+/// The result of verifying the audit log.
+#[derive(Debug, Clone)]
+pub struct Verification {
+    /// The head of the lines that verify.
+    pub head: Head,
+    /// The first line that does not verify, if there is one.
+    pub broken: Option<Broken>,
+    /// The newest checkpoint that the log agrees with.
+    pub checkpoint: Option<SignedCheckpoint>,
+    /// The number of records that no checkpoint covers.
+    pub uncovered: u64,
+    /// The number of the first record that was read.
+    pub read_from: u64,
+}
+
+/// The verifications of the audit log by this broker.
+///
+/// One runs at a time, and callers that waited for it share the next: a result is always of a verification that began after
+/// the call. A verification begins after the last record that this broker has verified, and first reads that one again: its
+/// hash covers every record before it, so a log that was rewritten with correct hashes shows. One that was rewritten without
+/// them shows in a full verification, of which one is due after [`FULL_INTERVAL`].
+#[derive(Debug, Default)]
+pub struct Verifications {
+    /// The number of verifications that have begun.
+    begun: AtomicU64,
+    pub(super) verified: tokio::sync::Mutex<Verified>,
+}
+
+/// What the last verification left.
+#[derive(Debug, Default)]
+pub(super) struct Verified {
+    /// The number of the last verification.
+    number: u64,
+    /// Set if that one read every record.
+    was_full: bool,
+    outcome: Option<Verification>,
+    /// The verifier after the last record that was read; none before the first verification and after one that failed.
+    verifier: Option<LogVerifier>,
+    /// The last head that verified.
+    head: Option<Head>,
+    /// The time of the last full verification, as [`boottime`] counts.
+    full_at: Duration,
+    /// The acceptance under which all this was verified.
+    accepted: Option<Timestamp>,
+}
+
+/// The store, and what vouches for its audit log.
+pub(super) struct AuditedStore<'a> {
+    pub(super) store: &'a Store,
+    pub(super) checkpoints: &'a Checkpoints,
+    /// The roots that vouch for checkpoints, DER.
+    pub(super) roots: Vec<Vec<u8>>,
+}
+
+impl Verifications {
+    /// Verifies the audit log. `full` asks for every record to be read.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub(super) async fn verify(&self, of: &AuditedStore<'_>, full: bool) -> Result<Verification, StoreError> {
+        let arrived = self.begun.load(Ordering::SeqCst);
+        let mut verified = self.verified.lock().await;
+        if verified.number > arrived
+            && (verified.was_full || !full)
+            && let Some(outcome) = &verified.outcome
+        {
+            return Ok(outcome.clone());
+        }
+        let number = self.begun.fetch_add(1, Ordering::SeqCst) + 1;
+        verified.outcome = None;
+        let outcome = verified.run(of, full).await?;
+        (verified.number, verified.outcome) = (number, Some(outcome.clone()));
+        Ok(outcome)
+    }
+}
+
+impl Verified {
+    async fn run(&mut self, of: &AuditedStore<'_>, full: bool) -> Result<Verification, StoreError> {
+        let trusted = of.checkpoints.newest();
+        let accepted = trusted.as_ref().and_then(|trusted| trusted.checkpoint.accepted);
+        if accepted != self.accepted {
+            // An operator accepted another log: this broker has verified nothing of that one.
+            *self = Self { accepted, ..Self::default() };
+        }
+        let old = self.verifier.take().filter(|_| !full && boottime() < self.full_at + FULL_INTERVAL);
+        self.was_full = old.is_none();
+        let mut verifier = match old {
+            Some(verifier) => verifier,
+            None => LogVerifier::from_head(beginning(of.store).await?, of.roots.clone()),
+        };
+        let read_from = verifier.head().seq + 1;
+        let before = self.head;
+        if let Some(trusted) = trusted {
+            verifier.expect(trusted.as_ref().clone());
+        }
+        let mut outcome = read_on(of.store, &mut verifier).await?;
+        if outcome.is_ok() {
+            outcome = is_still_there(of.store, before).await?;
+        }
+        if let (Ok(()), Some(alarm)) = (&outcome, of.checkpoints.alarm()) {
+            outcome = Err(Broken {
+                line: verifier.head().seq,
+                problem: format!("cannot be trusted: {}", alarm.reason),
+            });
+        }
+        let coverage = verifier.coverage();
+        let verification = Verification {
+            head: verifier.head(),
+            checkpoint: coverage.newest.clone(),
+            uncovered: coverage.uncovered,
+            broken: outcome.err(),
+            read_from,
+        };
+        // A record that is not durable yet may be gone by right the next time.
+        if verification.broken.is_none() && of.store.confirm().await.is_ok() {
+            self.full_at = if self.was_full { boottime() } else { self.full_at };
+            self.head = Some(verifier.head());
+            self.verifier = Some(verifier);
+        }
+        Ok(verification)
+    }
+}
+
+/// Compares the log with a head that this broker has verified before.
+async fn is_still_there(store: &Store, verified: Option<Head>) -> Result<Result<(), Broken>, StoreError> {
+    let Some((before, head)) = verified.and_then(|head| Some((head.seq.checked_sub(1)?, head))) else {
+        return Ok(Ok(()));
+    };
+    let lines = store.audit_lines(before, 1).await?;
+    let found = lines.first().and_then(|(_, line)| head_of_line(line));
+    let broken = |problem: &str| Err(Broken { line: head.seq, problem: problem.to_owned() });
+    Ok(match found {
+        Some(found) if found == head => Ok(()),
+        // Its segment has left the store.
+        Some(found) if found.seq > head.seq => Ok(()),
+        Some(_) => broken("is another than this broker has verified before: the log was rewritten"),
+        None => broken("is missing, and this broker has verified it before: the end of the log was cut off"),
+    })
+}

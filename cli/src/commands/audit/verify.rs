@@ -1,0 +1,285 @@
+//! `audit verify`: the chain of the log, and the signed checkpoints that it must agree with.
+//!
+//! Three sources of checkpoints vouch for a log: those in the log itself, the one that the broker answers with, and those that
+//! are kept elsewhere: in a file that an operator names, and in this command's own memory ([`crate::remembered`]). All are
+//! verified under the root of the identity, so that a rewritten store cannot make one.
+//!
+//! Without a head or a checkpoint to expect, the broker reads the log, and the command compares only the record that it
+//! remembers. With one, the command trusts no broker: it reads every record itself, from the broker or from a file.
+
+use postern_core::audit::{Broken, Hash, Head, head_of_line};
+use postern_core::checkpoint::{Checkpoint, Relation};
+use postern_pki::{LogVerifier, SignedCheckpoint, credentials};
+use postern_proto::v1;
+
+use super::copies::{Copies, Interrupted, base_of};
+use crate::args::{ConnectionArgs, VerifyArgs};
+use crate::connect::BrokerClient;
+use crate::error::Failure;
+use crate::output::json::{TrustedJson, VerifiedJson};
+use crate::output::{Console, table};
+use crate::remembered::Remembered;
+
+/// Verifies the log of a broker, or a copy of one.
+///
+/// # Errors
+/// The log is broken or contradicts a checkpoint, the broker refuses or is away, or a file cannot be read.
+pub(crate) async fn verify(
+    connection: &ConnectionArgs,
+    console: &mut Console,
+    args: VerifyArgs,
+) -> Result<(), Failure> {
+    if !args.file.is_empty() {
+        let roots = roots_for_file(connection, &args)?;
+        if roots.is_empty() {
+            console.note("no root certificate is known, so the checkpoints in the log are not verified; name one with --root");
+        }
+        let mut copies = Copies::open(&args.file, args.from).map_err(failed)?;
+        let mut check = Check::new(roots, None, &args, copies.base())?;
+        check_copies(&mut check, &mut copies)?;
+        return check.finish(console);
+    }
+    let broker = BrokerClient::of(connection)?;
+    if args.expect_head.is_none() && args.checkpoint.is_none() {
+        return by_the_broker(&broker, console, args.full).await;
+    }
+    let request = v1::TailAuditRequest { after: 0, follow: false };
+    let mut lines = broker.call(broker.audit().tail_audit(request)).await?;
+    let mut answer = lines.message().await.map_err(|status| broker.failure(status))?;
+    let mut base = Head::EMPTY;
+    if let Some(first) = answer.as_ref().filter(|answer| answer.seq > 1) {
+        // Records that were sealed into segments are in the store no more.
+        base = base_of(first.line.as_bytes()).unwrap_or(base);
+        console.note(&format!(
+            "the broker's log begins with record {}: verify the segments of those before with --file",
+            first.seq
+        ));
+    }
+    let mut check = Check::new(broker.roots().to_vec(), broker.trust_domain(), &args, base)?;
+    while let Some(found) = answer {
+        if !check.line(found.line.as_bytes()) {
+            break;
+        }
+        answer = lines.message().await.map_err(|status| broker.failure(status))?;
+    }
+    check.finish(console)
+}
+
+/// Has the broker verify its log, and compares the log with the checkpoint that is remembered.
+async fn by_the_broker(broker: &BrokerClient, console: &mut Console, full: bool) -> Result<(), Failure> {
+    let answer = broker.call(broker.audit().verify_audit(v1::VerifyAuditRequest { full })).await?;
+    let newest = match answer.checkpoint.as_str() {
+        "" => None,
+        line => {
+            Some(verified(line, broker.roots(), broker.trust_domain().as_deref()).map_err(|problem| {
+                Failure::BadAnswer { what: format!("its checkpoint of the audit log is not good: {problem}") }
+            })?)
+        }
+    };
+    let mut remembered = Remembered::read(broker.roots());
+    let kept = remembered.of_log(newest.as_ref().map(|newest| newest.checkpoint.log.as_str())).cloned();
+    let mut broken =
+        (!answer.sound).then(|| Broken { line: answer.broken_line, problem: answer.problem.clone() });
+    if let (None, Some(kept)) = (&broken, &kept) {
+        broken = compare(broker, kept, newest.as_ref()).await?;
+    }
+    let mut result = VerifiedJson::from(answer);
+    result.trusted = newest.as_ref().map(TrustedJson::from);
+    result.remembered = kept.as_ref().map(TrustedJson::from);
+    result.set_broken(broken.as_ref());
+    console.show(&result, table::verified)?;
+    if let Some(broken) = broken {
+        return Err(broken.into());
+    }
+    if let Some(newest) = newest {
+        remember(console, &mut remembered, newest);
+    }
+    Ok(())
+}
+
+/// Compares the broker's log with the checkpoint that this command remembers.
+async fn compare(
+    broker: &BrokerClient,
+    kept: &SignedCheckpoint,
+    newest: Option<&SignedCheckpoint>,
+) -> Result<Option<Broken>, Failure> {
+    let Checkpoint { seq, hash, at, .. } = &kept.checkpoint;
+    let broken = |problem: String| Ok(Some(Broken { line: *seq, problem }));
+    let newest = newest.map(|newest| (newest, kept.checkpoint.relation_of(&newest.checkpoint)));
+    if let Some((_, Relation::WentBack | Relation::Rewritten)) = newest {
+        return broken(format!(
+            "contradicts the checkpoint that this command has kept since {at}: the log went back"
+        ));
+    }
+    if newest.is_some_and(|(newest, _)| newest.checkpoint.accepted > kept.checkpoint.accepted) {
+        // An operator accepted another log since; the broker's signature says so.
+        return Ok(None);
+    }
+    let request = v1::TailAuditRequest { after: seq.saturating_sub(1), follow: false };
+    let mut lines = broker.call(broker.audit().tail_audit(request)).await?;
+    let line = lines.message().await.map_err(|status| broker.failure(status))?;
+    match line.and_then(|answer| head_of_line(&answer.line)) {
+        Some(found) if found == kept.checkpoint.head() => Ok(None),
+        // Its segment has left the store, and a broker vouches for what follows.
+        Some(found)
+            if found.seq > *seq && newest.is_some_and(|(_, relation)| relation == Relation::Newer) =>
+        {
+            Ok(None)
+        }
+        Some(_) => broken(format!(
+            "is another than the checkpoint that this command has kept since {at} vouches for ({hash}): the log was rewritten"
+        )),
+        None => broken(format!(
+            "is missing, and the checkpoint that this command has kept since {at} vouches for it: the end of the log was cut off"
+        )),
+    }
+}
+
+fn remember(console: &mut Console, remembered: &mut Remembered, newest: SignedCheckpoint) {
+    if let Err(error) = remembered.keep(newest) {
+        console.note(&format!("cannot remember the newest checkpoint for the next verification: {error}"));
+    }
+}
+
+/// Returns the roots that vouch for the checkpoints in a file; none if none is known.
+fn roots_for_file(connection: &ConnectionArgs, args: &VerifyArgs) -> Result<Vec<Vec<u8>>, Failure> {
+    if let Some(file) = &args.root {
+        let unusable = |source| Failure::Identity { dir: file.clone(), source };
+        return credentials::load_certificates(file).map_err(unusable);
+    }
+    Ok(BrokerClient::of(connection).map(|broker| broker.roots().to_vec()).unwrap_or_default())
+}
+
+fn verified(line: &str, roots: &[Vec<u8>], trust_domain: Option<&str>) -> Result<SignedCheckpoint, String> {
+    let checkpoint = SignedCheckpoint::parse(line).map_err(|error| error.to_string())?;
+    checkpoint.verify(roots, trust_domain).map_err(|error| error.to_string())?;
+    Ok(checkpoint)
+}
+
+/// Returns the failure of a verification whose files cannot be read as one log.
+fn failed(interrupted: Interrupted) -> Failure {
+    match interrupted {
+        Interrupted::File(file, source) => Failure::File { file, source },
+        Interrupted::Broken(broken) => broken.into(),
+    }
+}
+
+/// Checks the lines of copies of a log up to the first that is broken.
+fn check_copies(check: &mut Check, copies: &mut Copies) -> Result<(), Failure> {
+    loop {
+        match copies.next() {
+            Ok(Some(line)) if check.line(&line) => {}
+            Ok(_) => return Ok(()),
+            Err(Interrupted::Broken(broken)) => {
+                check.broken = Some(broken);
+                return Ok(());
+            }
+            Err(file) => return Err(failed(file)),
+        }
+    }
+}
+
+/// A verification by the command itself.
+struct Check {
+    verifier: LogVerifier,
+    expected: Option<Hash>,
+    /// True once the expected head was found, or if none is expected.
+    met: bool,
+    broken: Option<Broken>,
+    remembered: Remembered,
+    /// The records that the remembered checkpoints name and that are others.
+    contradicted: Vec<SignedCheckpoint>,
+}
+
+impl Check {
+    /// Begins after this head.
+    fn new(
+        roots: Vec<Vec<u8>>,
+        trust_domain: Option<String>,
+        args: &VerifyArgs,
+        base: Head,
+    ) -> Result<Self, Failure> {
+        let remembered = Remembered::read(&roots);
+        let mut verifier = LogVerifier::from_head(base, roots.clone());
+        if let Some(file) = &args.checkpoint {
+            let text = std::fs::read_to_string(file)
+                .map_err(|source| Failure::File { file: file.clone(), source })?;
+            let bad = |problem| Failure::BadCheckpoint { file: file.clone(), problem };
+            let kept = verified(&text, &roots, trust_domain.as_deref()).map_err(bad)?;
+            verifier.expect(kept);
+        }
+        let expected = args.expect_head;
+        let met = expected.is_none_or(|expected| expected == base.hash);
+        Ok(Self { verifier, expected, met, broken: None, remembered, contradicted: Vec::new() })
+    }
+
+    /// Takes the next line, and reports whether the log is sound so far.
+    fn line(&mut self, line: &[u8]) -> bool {
+        let verified = match std::str::from_utf8(line) {
+            Ok(line) => self.verifier.line(line),
+            Err(error) => {
+                Err(Broken { line: self.verifier.head().seq + 1, problem: format!("is not text: {error}") })
+            }
+        };
+        match verified {
+            Ok(record) => {
+                self.met |= Some(record.hash) == self.expected;
+                self.compare_remembered(record.head());
+            }
+            Err(broken) => self.broken = Some(broken),
+        }
+        self.broken.is_none()
+    }
+
+    fn compare_remembered(&mut self, head: Head) {
+        let contradicts =
+            |kept: &&SignedCheckpoint| kept.checkpoint.seq == head.seq && kept.checkpoint.hash != head.hash;
+        self.contradicted.extend(self.remembered.all().filter(contradicts).cloned());
+    }
+
+    /// Returns the problem with a log whose lines follow from each other.
+    fn contradiction(&self) -> Option<Broken> {
+        let newest = self.verifier.coverage().newest.as_ref();
+        let holds = |kept: &&SignedCheckpoint| {
+            newest.is_none_or(|newest| {
+                newest.checkpoint.log == kept.checkpoint.log
+                    && newest.checkpoint.accepted <= kept.checkpoint.accepted
+            })
+        };
+        let kept = self.contradicted.iter().find(holds)?;
+        let Checkpoint { seq, hash, at, .. } = &kept.checkpoint;
+        let problem = format!(
+            "is another than the checkpoint that this command has kept since {at} vouches for ({hash}): the log was rewritten"
+        );
+        Some(Broken { line: *seq, problem })
+    }
+
+    fn finish(mut self, console: &mut Console) -> Result<(), Failure> {
+        let head = self.verifier.head();
+        if self.broken.is_none() {
+            self.broken = self.verifier.end().err().or_else(|| self.contradiction());
+        }
+        let missing = self.expected.filter(|_| self.broken.is_none() && !self.met);
+        let coverage = self.verifier.coverage();
+        let mut result = VerifiedJson {
+            records: head.seq,
+            head: head.hash.to_string(),
+            sound: missing.is_none(),
+            problem: missing.map(|expected| format!("does not contain {expected}")),
+            trusted: coverage.newest.as_ref().map(TrustedJson::from),
+            uncovered: coverage.newest.as_ref().map(|_| coverage.uncovered),
+            ..VerifiedJson::default()
+        };
+        result.set_broken(self.broken.as_ref());
+        console.show(&result, table::verified)?;
+        match (self.broken, missing) {
+            (Some(broken), _) => return Err(broken.into()),
+            (None, Some(expected)) => return Err(Failure::HeadMissing { expected }),
+            (None, None) => {}
+        }
+        if let Some(newest) = coverage.newest.clone() {
+            remember(console, &mut self.remembered, newest);
+        }
+        Ok(())
+    }
+}
