@@ -107,6 +107,7 @@ struct ConfigFile {
     quotas: quotas::QuotasSection,
     #[serde(default)]
     retention: retention::RetentionSection,
+    #[serde(default)]
     audit: audit::AuditSection,
     #[serde(default)]
     traces: Option<traces::TracesSection>,
