@@ -10,7 +10,7 @@ use crate::coordination::Lease;
 use crate::document::Document;
 use crate::durable::Durable;
 use crate::error::StoreError;
-use crate::kind::Kind;
+use crate::kind::{Kind, LastVersion};
 use crate::room::Room;
 
 /// A database for documents and the audit log.
@@ -35,6 +35,9 @@ pub trait Backend: Send + Sync + 'static {
     /// # Errors
     /// It may be lost with the server that has it.
     async fn get_durable(&self, kind: Kind, key: &str) -> Result<Durable<Option<Document>>, StoreError>;
+
+    /// Returns the last version of a document, which may have been deleted.
+    async fn last_version(&self, kind: Kind, key: &str) -> Result<LastVersion, StoreError>;
 
     /// Returns every document of a kind, in the order of the keys' text.
     async fn list(&self, kind: Kind) -> Result<Vec<Document>, StoreError>;

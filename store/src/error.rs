@@ -42,6 +42,20 @@ pub enum StoreError {
     /// The store was moved away, or its migration was not completed; nothing was touched.
     #[error(transparent)]
     Migration(#[from] MigrationError),
+    /// A record was made or changed by a program that does not have the records key; it counts for nothing.
+    #[error(
+        "{what} in the store is forged: its seal does not fit this broker's ca/records.key; find out who can write the store"
+    )]
+    Forged {
+        /// The record.
+        what: String,
+    },
+    /// The store was sealed with another records key; nothing was touched.
+    #[error(
+        "the store was sealed with another records key: copy ca/records.key in data_dir from a broker that uses this store, \
+         with its owner and mode 0600"
+    )]
+    OtherKey,
     /// A record cannot be read.
     #[error("the store's {what} cannot be read; restore a backup")]
     Corrupt {

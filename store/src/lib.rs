@@ -14,6 +14,8 @@
 //! - The *audit log* is a chain: each record has a number and the hash of the record before it, so that a changed, missing
 //!   or moved line shows (I9). Its end, number and hash, is the *head*. The number rises with every change of the store,
 //!   and serves as the generation of what agents are sent.
+//! - A *seal* shows that a broker wrote a record (`seal.rs`). [`Store`] seals every record that gives or takes rights, and takes
+//!   none whose seal does not fit.
 //! - A [`Backend`] is a database under the store. It keeps *documents*: keys, versions, texts and the names of indexes. No
 //!   backend knows a kind of record, and [`Store`] is the thin layer that gives the documents their types.
 //!
@@ -25,7 +27,7 @@
 //! **On failure.** [`StoreError::Conflict`], [`StoreError::Fenced`], [`StoreError::Full`],
 //! [`StoreError::LowOnSpace`] and [`StoreError::Unaudited`] mean that nothing was changed. After [`StoreError::Unavailable`] the transaction may or may not have been applied. The
 //! caller sends it again: if its writes are conditional, it then conflicts or has the same effect. A record that cannot
-//! be read is an error, never an absent record. A store that lost confirmed records ends the broker ([`Store::lost`]).
+//! be read is an error, never an absent record; a forged one gives no right ([`StoreError::Forged`]). A store that lost confirmed records ends the broker ([`Store::lost`]).
 //!
 //! The backends are SQLite for one broker ([`embedded`]) and Redis for several ([`redis`]); both pass
 //! `testing/conformance.rs`. How several brokers share one store is [`coordination`], and how a store moves is [`transfer`].
@@ -38,6 +40,9 @@ mod document;
 mod durable;
 pub mod embedded;
 mod error;
+#[cfg(test)]
+mod forged_tests;
+mod forgeries;
 mod headroom;
 mod indexes;
 mod kind;
@@ -45,6 +50,8 @@ mod record;
 mod records;
 pub mod redis;
 mod room;
+mod seal;
+mod sealed_batch;
 #[cfg(test)]
 mod schema_2;
 pub mod single_broker;
@@ -60,9 +67,10 @@ pub use coordination::{Coordination, Lease};
 pub use document::Document;
 pub use durable::Durable;
 pub use error::{MigrationError, StoreError};
+pub use forgeries::{Forgeries, NewForgeries};
 pub use headroom::{Reserve, RoomStatus};
 pub use indexes::{ALL, Indexes};
-pub use kind::{Kind, Part, Version};
+pub use kind::{Kind, LastVersion, Part, Version};
 pub use record::{Record, Versioned};
 pub use records::agent::{AgentRecord, Ban, CloneAlarm, Forgotten};
 pub use records::grant::{GrantQuery, TargetSnapshot};
@@ -71,5 +79,6 @@ pub use records::request::{RequestKey, RequestRecord};
 pub use records::revocation::{Revocation, RevokedProof};
 pub use records::token::{TokenHash, TokenRecord};
 pub use room::{Medium, Room};
+pub use seal::{RecordsKey, Sealer, Sealing};
 pub use store::Store;
 pub use transaction::Transaction;

@@ -5,11 +5,15 @@ use std::sync::Arc;
 use postern_core::audit::Head;
 
 use crate::backend::{Backend, Range};
+use crate::batch::Batch;
 use crate::document::Document;
 use crate::durable::Durable;
 use crate::error::StoreError;
+use crate::forgeries::Forgeries;
 use crate::headroom::{Headroom, Reserve, RoomStatus};
 use crate::record::{Record, Versioned};
+use crate::seal::Sealer;
+use crate::sealed_batch::{SealedBatch, says_its_versions, seal};
 use crate::transaction::Transaction;
 
 /// A store of records and the audit log. Cheap to clone.
@@ -19,6 +23,8 @@ use crate::transaction::Transaction;
 pub struct Store {
     backend: Arc<dyn Backend>,
     headroom: Option<Arc<Headroom>>,
+    sealer: Sealer,
+    forgeries: Arc<Forgeries>,
 }
 
 impl std::fmt::Debug for Store {
@@ -28,9 +34,20 @@ impl std::fmt::Debug for Store {
 }
 
 impl Store {
-    /// Makes the store over a backend.
-    pub fn new(backend: Arc<dyn Backend>) -> Self {
-        Self { backend, headroom: None }
+    /// Makes the store over a backend whose records have the seals of this sealer.
+    pub fn new(backend: Arc<dyn Backend>, sealer: Sealer) -> Self {
+        Self { backend, headroom: None, sealer, forgeries: Arc::default() }
+    }
+
+    /// Returns the same store with a backend that wraps this one's.
+    #[must_use]
+    pub fn wrapped(&self, wrap: impl FnOnce(Arc<dyn Backend>) -> Arc<dyn Backend>) -> Self {
+        Self { backend: wrap(Arc::clone(&self.backend)), ..self.clone() }
+    }
+
+    /// Returns the forged records that reads of this store have met.
+    pub fn forgeries(&self) -> &Forgeries {
+        &self.forgeries
     }
 
     /// Makes the store keep a reserve: see [`Transaction::giving_way`].
@@ -64,7 +81,26 @@ impl Store {
             // Boxed, as few transactions give way: every caller's future would hold its size.
             Box::pin(headroom.admit(&*self.backend, batch.size())).await?;
         }
-        self.backend.apply(batch).await
+        if says_its_versions(&batch) {
+            let SealedBatch { batch, .. } = seal(batch, &self.sealer, &*self.backend).await?;
+            return self.backend.apply(batch).await;
+        }
+        // Boxed for the same reason.
+        Box::pin(self.commit_at_last_versions(batch)).await
+    }
+
+    /// Commits a batch of which some writes do not say the version after them. It conflicts with the versions that were read for
+    /// its seals only if they have moved since: then they are read again.
+    async fn commit_at_last_versions(&self, batch: Batch) -> Result<Head, StoreError> {
+        let mut before = None;
+        loop {
+            let SealedBatch { batch: sealed, read } = seal(batch.clone(), &self.sealer, &*self.backend).await?;
+            let outcome = self.backend.apply(sealed).await;
+            if !matches!(outcome, Err(StoreError::Conflict { .. })) || before.as_ref() == Some(&read) {
+                return outcome;
+            }
+            before = Some(read);
+        }
     }
 
     /// Returns the record with this key.
@@ -73,7 +109,7 @@ impl Store {
     /// Here and in every other read: the store failed, or a record in it cannot be read.
     pub async fn get<R: Record>(&self, key: &R::Key) -> Result<Option<Versioned<R>>, StoreError> {
         let found = self.backend.get(R::KIND, &key.to_string()).await?;
-        found.map(|document| document.versioned()).transpose()
+        found.map(|document| self.noting(document.versioned(&self.sealer))).transpose()
     }
 
     /// Returns the record with this key, or that there is none, once that is as durable as an answered commit.
@@ -85,23 +121,58 @@ impl Store {
         key: &R::Key,
     ) -> Result<Durable<Option<Versioned<R>>>, StoreError> {
         let found = self.backend.get_durable(R::KIND, &key.to_string()).await?;
-        Ok(Durable::new(found.into_inner().map(|document| document.versioned()).transpose()?))
+        let found = found.into_inner().map(|document| self.noting(document.versioned(&self.sealer)));
+        Ok(Durable::new(found.transpose()?))
     }
 
-    /// Returns every record of a kind, in the order of the keys' text.
+    /// Returns every record of a kind, in the order of the keys' text, without the forged ones.
     ///
     /// # Errors
-    /// The store failed, or a record in it cannot be read.
+    /// The store failed, a record in it cannot be read, or one is forged of which the list must have every one.
     pub async fn list<R: Record>(&self) -> Result<Vec<Versioned<R>>, StoreError> {
-        versioned(&self.backend.list(R::KIND).await?)
+        self.genuine(&self.backend.list(R::KIND).await?, None)
     }
 
-    /// Returns the records in a range of an index.
+    /// Returns the records in a range of an index, without the forged ones.
     ///
     /// # Errors
-    /// The store failed, or a record in it cannot be read.
+    /// As [`Self::list`].
     pub async fn range<R: Record>(&self, range: Range<'_>) -> Result<Vec<Versioned<R>>, StoreError> {
-        versioned(&self.backend.range(R::KIND, range).await?)
+        self.page(range).await.map(|page| page.records)
+    }
+
+    /// Returns a page of an index: its records without the forged ones, and where the next page begins.
+    ///
+    /// # Errors
+    /// As [`Self::list`].
+    pub(crate) async fn page<R: Record>(&self, range: Range<'_>) -> Result<RecordPage<R>, StoreError> {
+        let found = self.backend.range(R::KIND, range).await?;
+        let last = found.last().filter(|_| found.len() >= range.limit).map(|document| document.key.to_string());
+        Ok(RecordPage { records: self.genuine(&found, Some(range.index))?, last })
+    }
+
+    /// Returns the records of the documents, of an index if one is named, and leaves forged ones out if the kind allows it.
+    pub(crate) fn genuine<R: Record>(
+        &self,
+        documents: &[Document],
+        index: Option<&str>,
+    ) -> Result<Vec<Versioned<R>>, StoreError> {
+        let read = |document: &Document| {
+            self.noting(match index {
+                Some(index) => document.indexed::<R>(&self.sealer, index),
+                None => document.versioned::<R>(&self.sealer),
+            })
+        };
+        let found = documents.iter().map(read);
+        found.filter(|found| R::KIND.is_whole || !matches!(found, Err(StoreError::Forged { .. }))).collect()
+    }
+
+    /// Remembers that a record is forged, for the broker's log.
+    fn noting<T>(&self, found: Result<T, StoreError>) -> Result<T, StoreError> {
+        if let Err(StoreError::Forged { what }) = &found {
+            self.forgeries.note(what);
+        }
+        found
     }
 
     /// Returns up to `limit` lines of the audit log after record `after`, in order.
@@ -141,6 +212,11 @@ impl<T> Durable<T> {
     }
 }
 
-fn versioned<R: Record>(documents: &[Document]) -> Result<Vec<Versioned<R>>, StoreError> {
-    documents.iter().map(|document| document.versioned()).collect()
+/// A page of an index.
+#[derive(Debug)]
+pub(crate) struct RecordPage<R> {
+    /// The records.
+    pub(crate) records: Vec<Versioned<R>>,
+    /// The key of the last document, forged or not; none if the index has no more.
+    pub(crate) last: Option<String>,
 }

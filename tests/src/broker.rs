@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use postern_core::Role;
+use postern_store::{RecordsKey, Sealing};
 
 use crate::binaries::binary;
 use crate::client::Client;
@@ -261,5 +262,11 @@ impl Broker {
     /// The path of the broker's database.
     pub fn database(&self) -> PathBuf {
         self.data_dir().join("postern.db")
+    }
+
+    /// Returns the key with which the broker's records are sealed.
+    pub fn sealing(&self) -> Sealing {
+        let text = fs::read_to_string(self.data_dir().join("ca/records.key")).expect("init made the key");
+        Sealing::with(RecordsKey::from_text(&text).expect("it is a key"))
     }
 }

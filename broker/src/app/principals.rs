@@ -197,6 +197,7 @@ fn revocation(
 fn version_after(expect: Expect) -> u64 {
     match expect {
         Expect::Version(version) => version + 1,
+        Expect::AbsentAfter(version) => version + 1,
         Expect::Absent | Expect::Any => 1,
     }
 }

@@ -64,6 +64,8 @@ pub enum Task {
     Metrics,
     /// Reads the revocations of principals, and records their certificates.
     Principals,
+    /// Reports the forged records that reads of the store met.
+    Forgeries,
 }
 
 impl Task {
@@ -85,6 +87,7 @@ impl Task {
             Self::Sample => "sample",
             Self::Metrics => "metrics",
             Self::Principals => "principals",
+            Self::Forgeries => "forgeries",
         }
     }
 }

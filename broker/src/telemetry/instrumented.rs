@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use postern_core::audit::{AuditEvent, Head, Outcome};
 use postern_core::{Grant, GrantState};
 use postern_store::{
-    Backend, Batch, Document, Durable, Kind, Lease, Range, Room, Snapshot, SnapshotQuery, Store, StoreError,
+    Backend, Batch, Document, Durable, Kind, LastVersion, Lease, Range, Room, Snapshot, SnapshotQuery, Store, StoreError,
 };
 
 use super::{ACTIVATION, GRANT_TRANSITIONS, STORE_CALLS, STORE_FAILURES};
@@ -24,7 +24,7 @@ pub struct InstrumentedStore {
 impl InstrumentedStore {
     /// Adds metrics to a store.
     pub fn over(store: &Store) -> Store {
-        Store::new(Arc::new(Self { backend: Arc::clone(store.backend()) }))
+        store.wrapped(|backend| Arc::new(Self { backend }))
     }
 }
 
@@ -43,6 +43,10 @@ impl Backend for InstrumentedStore {
 
     async fn get_durable(&self, kind: Kind, key: &str) -> Result<Durable<Option<Document>>, StoreError> {
         read(self.backend.get_durable(kind, key)).await
+    }
+
+    async fn last_version(&self, kind: Kind, key: &str) -> Result<LastVersion, StoreError> {
+        read(self.backend.last_version(kind, key)).await
     }
 
     async fn list(&self, kind: Kind) -> Result<Vec<Document>, StoreError> {
@@ -102,6 +106,8 @@ async fn timed<T>(
             | StoreError::Unaudited
             | StoreError::Full
             | StoreError::NewerSchema { .. }
+            | StoreError::Forged { .. }
+            | StoreError::OtherKey
             | StoreError::Corrupt { .. }
             | StoreError::Unavailable { .. },
         ) => metrics::counter!(STORE_FAILURES, "operation" => operation).increment(1),

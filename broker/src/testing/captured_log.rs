@@ -20,6 +20,11 @@ pub(crate) fn capture_log(level: Level) -> (CapturedLog, DefaultGuard) {
 }
 
 impl CapturedLog {
+    /// Returns the text.
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned()
+    }
+
     /// Returns the number of lines.
     pub(crate) fn lines(&self) -> usize {
         String::from_utf8_lossy(&self.0.lock().unwrap()).lines().count()

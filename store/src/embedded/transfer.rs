@@ -9,10 +9,12 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 use super::database::{Lock, audit_lines, connect, read_head};
 use super::documents::{bounds, place, rows};
 use super::rows::unavailable;
+use super::sealing::{self, TENANT};
 use super::writes;
 use crate::error::{MigrationError, StoreError};
 use crate::indexes::Indexes;
 use crate::kind::Part;
+use crate::seal::{Sealer, Sealing};
 use crate::transfer::{Counts, Item, PAGE, Page, Source, Target};
 
 /// The marks that keep a store from being opened.
@@ -23,6 +25,7 @@ const INCOMPLETE: &str = "incomplete";
 #[derive(Debug)]
 pub struct Transfer {
     connection: Connection,
+    sealer: Sealer,
     _lock: Lock,
 }
 
@@ -30,10 +33,10 @@ impl Transfer {
     /// Opens a database, to move it or to move another store into it.
     ///
     /// # Errors
-    /// A broker has it open, it was written by a newer broker, or it cannot be read.
-    pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let (lock, connection) = connect(path)?;
-        Ok(Self { connection, _lock: lock })
+    /// A broker has it open, it was written by a newer broker or sealed with another key, or it cannot be read.
+    pub fn open(path: &Path, sealing: &Sealing) -> Result<Self, StoreError> {
+        let (lock, connection) = connect(path, sealing)?;
+        Ok(Self { connection, sealer: sealing.sealer(TENANT), _lock: lock })
     }
 }
 
@@ -102,6 +105,10 @@ fn keep(db: &Connection, item: Item) -> Result<(), StoreError> {
 
 #[async_trait]
 impl Source for Transfer {
+    fn sealer(&self) -> &Sealer {
+        &self.sealer
+    }
+
     async fn head(&mut self) -> Result<Head, StoreError> {
         read_head(&self.connection)
     }
@@ -139,6 +146,10 @@ impl Source for Transfer {
 
 #[async_trait]
 impl Target for Transfer {
+    fn sealer(&self) -> &Sealer {
+        &self.sealer
+    }
+
     async fn begin(&mut self, from: &str, overwrite: bool) -> Result<(), StoreError> {
         let transaction = self.connection.transaction().map_err(unavailable)?;
         match mark(&transaction, INCOMPLETE)? {
@@ -178,7 +189,7 @@ impl Target for Transfer {
     async fn finish(&mut self, last: &AuditRecord) -> Result<(), StoreError> {
         let transaction = self.connection.transaction().map_err(unavailable)?;
         keep(&transaction, Item::Audit { seq: last.seq, line: last.to_line() })?;
-        transaction.execute("DELETE FROM marks", []).map_err(unavailable)?;
+        transaction.execute("DELETE FROM marks WHERE name <> ?1", [sealing::MARK]).map_err(unavailable)?;
         transaction.commit().map_err(unavailable)
     }
 }

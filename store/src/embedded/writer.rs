@@ -177,6 +177,8 @@ fn again(error: &StoreError) -> StoreError {
         | StoreError::Unaudited
         | StoreError::NewerSchema { .. }
         | StoreError::Migration(_)
+        | StoreError::Forged { .. }
+        | StoreError::OtherKey
         | StoreError::Corrupt { .. }
         | StoreError::Unavailable { .. } => StoreError::Unavailable { source: error.to_string().into() },
     }

@@ -1,5 +1,7 @@
 //! Grants, by their ids, with indexes by principal and by target.
 
+use std::sync::Arc;
+
 use postern_core::{Grant, GrantId, Policy, PrincipalKey, TargetId};
 
 use super::principal::principal_text;
@@ -39,7 +41,7 @@ fn open_of(principal: &PrincipalKey) -> String {
 }
 
 impl Record for Grant {
-    const KIND: Kind = Kind::new("grants", "grant").announced();
+    const KIND: Kind = Kind::new("grants", "grant").sealed().announced();
     type Key = GrantId;
 
     fn indexes(&self) -> Indexes {
@@ -105,8 +107,8 @@ impl GrantQuery {
 pub struct TargetSnapshot {
     /// The grants with a window on the target that are not in a final state, the oldest first.
     pub grants: Vec<Versioned<Grant>>,
-    /// Every policy that covers the target.
-    pub policies: Vec<Policy>,
+    /// Every policy that covers the target; an error if one cannot be read, as the lack of a policy takes protection off.
+    pub policies: Result<Vec<Policy>, Arc<StoreError>>,
     /// The number of the last audit record at that instant; it rises with every change, across restarts.
     pub seq: u64,
 }
@@ -138,11 +140,10 @@ impl Store {
         while found.len() < query.limit {
             let limit = PAGE.min(query.limit);
             let range = Range { index: &index, order: Order::Descending, before: before.as_deref(), limit };
-            let page: Vec<Versioned<Grant>> = self.range(range).await?;
-            let is_last = page.len() < limit;
-            before = page.last().map(|grant| grant.record.id.to_string());
-            found.extend(page.into_iter().filter(|grant| query.selects(&grant.record)));
-            if is_last {
+            let page = self.page::<Grant>(range).await?;
+            found.extend(page.records.into_iter().filter(|grant| query.selects(&grant.record)));
+            before = page.last;
+            if before.is_none() {
                 break;
             }
         }
@@ -218,14 +219,11 @@ impl Store {
         let index = open_on_target(&lease.target);
         let wanted = SnapshotQuery { kind: Grant::KIND, index: &index, whole: Policy::KIND };
         let found = self.backend().snapshot(lease, wanted).await?;
-        let grants = found.indexed.iter().map(|grant| grant.versioned()).collect::<Result<_, _>>()?;
-        let mut policies = Vec::new();
-        for policy in &found.whole {
-            let policy = policy.record::<Policy>()?;
-            if policy.covers(&lease.target) {
-                policies.push(policy.into_owned());
-            }
-        }
+        let grants = self.genuine(&found.indexed, Some(&index))?;
+        let policies = self.genuine::<Policy>(&found.whole, None).map_err(Arc::new).map(|policies| {
+            let policies = policies.into_iter().map(|policy| policy.record);
+            policies.filter(|policy| policy.covers(&lease.target)).collect()
+        });
         Ok(TargetSnapshot { grants, policies, seq: found.seq })
     }
 }

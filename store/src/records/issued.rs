@@ -53,7 +53,7 @@ impl IssuedPrincipal {
 }
 
 impl Record for IssuedPrincipal {
-    const KIND: Kind = Kind::new("principals", "principal").announced();
+    const KIND: Kind = Kind::new("principals", "principal").sealed().announced();
     type Key = PrincipalKey;
 }
 

@@ -8,3 +8,19 @@ pub(crate) mod principal;
 pub(crate) mod request;
 pub(crate) mod revocation;
 pub(crate) mod token;
+
+use postern_core::{Grant, Policy};
+
+use crate::kind::Kind;
+use crate::record::Record as _;
+
+/// The sealed kinds, for the one time at which a store without seals is sealed.
+pub(crate) const SEALED: [Kind; 7] = [
+    Policy::KIND,
+    agent::AgentRecord::KIND,
+    token::TokenRecord::KIND,
+    Grant::KIND,
+    request::RequestRecord::KIND,
+    revocation::Revocation::KIND,
+    issued::IssuedPrincipal::KIND,
+];

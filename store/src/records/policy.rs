@@ -11,7 +11,7 @@ use crate::store::Store;
 use crate::transaction::Transaction;
 
 impl Record for Policy {
-    const KIND: Kind = Kind::new("policies", "policy").keeping_versions().announced();
+    const KIND: Kind = Kind::new("policies", "policy").sealed_whole().keeping_versions().announced();
     type Key = Name;
 }
 

@@ -4,6 +4,7 @@ mod cancelled;
 mod cluster;
 mod connections;
 mod coordination;
+mod forged;
 mod rollback;
 mod transfer;
 mod upgrade;
@@ -21,6 +22,7 @@ use super::*;
 use crate::coordination::{Claim, Coordination as _};
 use crate::testing::builders::{a_grant, name, start};
 use crate::testing::conformance::{self, Leasing};
+use crate::testing::{first_sealing, test_sealing};
 use crate::{AgentRecord, Expect, GrantQuery, Store, TokenHash, TokenRecord, Transaction};
 
 /// A broker on the store.
@@ -31,8 +33,12 @@ struct Broker {
 
 impl Broker {
     async fn open(settings: &RedisSettings) -> Result<Self, StoreError> {
-        let redis = Arc::new(Redis::open(settings).await?);
-        Ok(Self { store: Store::new(Arc::clone(&redis) as _), redis })
+        Self::open_with(settings, &test_sealing()).await
+    }
+
+    async fn open_with(settings: &RedisSettings, sealing: &Sealing) -> Result<Self, StoreError> {
+        let redis = Arc::new(Redis::open(settings, sealing).await?);
+        Ok(Self { store: redis.store(), redis })
     }
 }
 

@@ -14,8 +14,9 @@ use crate::document::Document;
 use crate::durable::Durable;
 use crate::error::StoreError;
 use crate::indexes::Indexes;
-use crate::kind::{Kind, Version};
+use crate::kind::{Kind, LastVersion, Version};
 use crate::room::Room;
+use crate::testing::test_sealing;
 use crate::store::Store;
 
 /// A store in memory. It is lost with the process, and copies everything on each commit.
@@ -83,7 +84,7 @@ fn lost() -> StoreError {
 impl Default for Memory {
     fn default() -> Self {
         let backend: Arc<MemoryBackend> = Arc::default();
-        Self { store: Store::new(Arc::clone(&backend) as _), backend }
+        Self { store: Store::new(Arc::clone(&backend) as _, test_sealing().sealer("")), backend }
     }
 }
 
@@ -99,6 +100,21 @@ impl Memory {
     /// Gives each of the next commits a fault.
     pub fn fail_next(&self, faults: impl IntoIterator<Item = Fault>) {
         self.backend.lock().faults.extend(faults);
+    }
+
+    /// Changes the text of a document as a program does that can write the database, and returns the text before.
+    pub fn tamper(&self, kind: Kind, key: &str, change: impl FnOnce(&str) -> String) -> String {
+        let mut inner = self.backend.lock();
+        let kept = inner.state.by_key.get_mut(&(kind.name, key.to_owned()));
+        let (document, _) = kept.and_then(|kept| kept.present.as_mut()).expect("there is no such document");
+        let before = document.text().to_owned();
+        *document = Document::from_text(key, document.version, change(&before));
+        before
+    }
+
+    /// Removes a document as a program does that can write the database, and leaves nothing of it.
+    pub fn lose(&self, kind: Kind, key: &str) {
+        self.backend.lock().state.by_key.remove(&(kind.name, key.to_owned()));
     }
 
     /// Sets the room that is left.
@@ -133,7 +149,7 @@ impl Documents {
         for requirement in batch.requires {
             let kept = next.by_key.get(&(requirement.kind.name, requirement.key.clone()));
             let found = kept.filter(|kept| kept.present.is_some()).map(|kept| kept.version);
-            if !requirement.expect.holds(found) {
+            if !requirement.expect.holds(found, kept.map_or(0, |kept| kept.version)) {
                 return Err(StoreError::Conflict { what: requirement.subject() });
             }
         }
@@ -155,7 +171,7 @@ impl Documents {
         let Some(version) = write.version_after(found, before.map_or(0, |kept| kept.version)) else {
             return Err(StoreError::Conflict { what: write.subject() });
         };
-        let present = write.put.map(|put| (Document::from_text(version, put.body), put.indexes));
+        let present = write.put.map(|put| (Document::from_text(write.key.as_str(), version, put.body), put.indexes));
         if present.is_none() && !write.kind.keeps_versions {
             self.by_key.remove(&place);
         } else {
@@ -217,6 +233,15 @@ impl Backend for MemoryBackend {
     async fn get_durable(&self, kind: Kind, key: &str) -> Result<Durable<Option<Document>>, StoreError> {
         let found = self.get(kind, key).await?;
         if self.lock().unconfirmed { Err(lost()) } else { Ok(Durable::new(found)) }
+    }
+
+    async fn last_version(&self, kind: Kind, key: &str) -> Result<LastVersion, StoreError> {
+        let inner = self.lock();
+        let kept = inner.state.by_key.get(&(kind.name, key.to_owned()));
+        Ok(kept.map_or_else(LastVersion::default, |kept| LastVersion {
+            version: kept.version,
+            is_there: kept.present.is_some(),
+        }))
     }
 
     async fn list(&self, kind: Kind) -> Result<Vec<Document>, StoreError> {

@@ -1,5 +1,6 @@
 //! The rate of durable grants per second: through the whole gRPC path, and into the store alone.
 
+use postern_store::testing::test_sealing;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -106,7 +107,7 @@ fn pattern(world: &HostWorld) -> Grant {
 /// The same grants, into a store of their own, by as many callers.
 fn raw_rate(world: &HostWorld) -> f64 {
     let (path, pattern) = (world.dir().join("raw.db"), pattern(world));
-    rate(pattern, async move || Embedded::open(&path).unwrap())
+    rate(pattern, async move || Embedded::open(&path, &test_sealing()).unwrap())
 }
 
 /// The same, into a Redis that keeps what it has answered, beside what such a server does with bare values.
@@ -114,7 +115,7 @@ fn on_redis(world: &HostWorld) {
     let redis = Redis::start(&world.net.hub);
     let settings = RedisSettings::at(redis.url(), "bench");
     let posterns =
-        rate(pattern(world), async move || Store::new(Arc::new(RedisStore::open(&settings).await.unwrap())));
+        rate(pattern(world), async move || Arc::new(RedisStore::open(&settings, &test_sealing()).await.unwrap()).store());
     // As many clients as share one script here, and values of about a grant's size.
     let mut command = Command::new("redis-benchmark");
     command

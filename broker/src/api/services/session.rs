@@ -215,11 +215,12 @@ impl OpenSession {
 fn wire(state: &PushedState, now: Timestamp) -> v1::DesiredState {
     let left = |not_after: Timestamp| Duration::try_from(not_after.duration_since(now)).unwrap_or_default();
     let desired = &state.desired;
+    let protection = desired.protection.as_ref();
     v1::DesiredState {
-        keep_protection: false,
+        keep_protection: desired.protection.is_none(),
         generation: state.generation,
-        mode: mode_to_wire(desired.protection.mode).into(),
-        ports: desired.protection.ports.iter().copied().map(port_to_wire).collect(),
+        mode: protection.map_or(v1::Mode::Unspecified, |protection| mode_to_wire(protection.mode)).into(),
+        ports: protection.iter().flat_map(|it| it.ports.iter().copied()).map(port_to_wire).collect(),
         windows: desired
             .windows
             .iter()

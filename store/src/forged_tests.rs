@@ -1,0 +1,196 @@
+//! The attacks of a program that can write the database, which every backend withstands.
+
+use postern_core::audit::AuditEvent;
+use postern_core::{Grant, Policy, TargetId};
+
+use crate::error::StoreError;
+use crate::record::Record;
+use crate::testing::builders::{a_grant, a_policy, at, name, start};
+use crate::testing::conformance::Leasing;
+use crate::transaction::Transaction;
+use crate::{AgentRecord, Expect, GrantQuery, TokenHash, TokenRecord};
+
+/// A database, and a program that can write it.
+pub(crate) trait Attacked {
+    type Store: Leasing;
+
+    /// Opens the store as a broker does.
+    async fn open(&self) -> Self::Store;
+    /// Reads the version and the text of a document.
+    async fn read(&self, kind: &str, key: &str) -> (u64, String);
+    /// Writes a document.
+    async fn write(&self, kind: &str, key: &str, version: &str, text: &str);
+    /// Puts a document into an index.
+    async fn enter(&self, kind: &str, index: &str, key: &str);
+}
+
+fn event() -> AuditEvent {
+    AuditEvent::done(start(), "a test", "tested")
+}
+
+fn token() -> TokenRecord {
+    TokenRecord { target: "host:vm-1".parse().unwrap(), created_at: start(), expires_at: at(600) }
+}
+
+fn agent(target: &str) -> AgentRecord {
+    AgentRecord {
+        target: target.parse().unwrap(),
+        enrolled_at: start(),
+        certificate_not_after: at(3600),
+        banned: None,
+        keys: None,
+        cloned: None,
+        forgotten: None,
+    }
+}
+
+fn is_forged<T: std::fmt::Debug>(found: Result<T, StoreError>) {
+    assert!(matches!(found, Err(StoreError::Forged { .. })), "{found:?}");
+}
+
+/// Fills a store with two grants, two policies, an agent and a token.
+async fn fill(store: &crate::Store) -> [Grant; 2] {
+    let grants = [1, 2].map(|number| a_grant().number(number).build());
+    let all = grants.iter().fold(Transaction::default(), |all, grant| all.put_grant(grant.clone(), Expect::Absent));
+    let all = all.put_policy(a_policy().build(), Expect::Absent);
+    let all = all.put_policy(a_policy().named("other").on("host:other").build(), Expect::Any);
+    let all = all.put_agent(agent("host:vm-1"), Expect::Any).put_token(TokenHash([7; 32]), token());
+    store.commit(all.audit(event())).await.unwrap();
+    grants
+}
+
+/// Runs every attack, each on a database of its own.
+pub(crate) async fn run<A: Attacked>(make: impl AsyncFn() -> A) {
+    a_forged_grant_opens_nothing_and_others_go_on(make().await).await;
+    a_changed_grant_is_forged_wherever_it_is_put(make().await).await;
+    an_entry_of_an_index_gives_nothing(make().await).await;
+    a_forged_policy_keeps_the_list_from_being_read_until_it_is_written_over(make().await).await;
+    nothing_enrols_with_a_forged_agent_or_token(make().await).await;
+    the_last_version_is_found_for_each_way_of_writing(make().await).await;
+}
+
+async fn a_forged_grant_opens_nothing_and_others_go_on<A: Attacked>(db: A) {
+    let [first, second] = fill(db.open().await.store()).await;
+    let forged = a_grant().number(9).seconds(1_000_000).build();
+    let (key, text) = (forged.id.to_string(), serde_json::to_string(&forged).unwrap());
+    for (version, text) in [("1", text.as_str()), ("1", "hmac1 AAAA {}"), ("x", "y"), ("999999999999999999999", "{}")] {
+        db.write("grants", &key, version, text).await;
+        for index in forged.indexes().names() {
+            db.enter("grants", index, &key).await;
+        }
+        let opened = db.open().await;
+        let store = opened.store();
+        is_forged(store.grant(forged.id).await);
+        let ids = |found: Vec<crate::Versioned<Grant>>| found.into_iter().map(|it| it.record.id).collect::<Vec<_>>();
+        assert_eq!(ids(store.open_grants().await.unwrap()), [first.id, second.id]);
+        let query = GrantQuery { limit: 10, ..GrantQuery::default() };
+        assert_eq!(ids(store.grants(query).await.unwrap()), [second.id, first.id]);
+        let target: TargetId = "host:vm-1".parse().unwrap();
+        assert_eq!(ids(store.open_grants_on(&target).await.unwrap()), [first.id, second.id]);
+        let snapshot = store.snapshot(&opened.lease(&target).await).await.unwrap();
+        assert_eq!(ids(snapshot.grants), [first.id, second.id]);
+        assert_eq!(snapshot.policies.unwrap().len(), 1);
+        assert!(store.forgeries().summary().unwrap().contains(&key));
+        // A page of one finds those behind the forged one.
+        let page = GrantQuery { limit: 1, ..GrantQuery::default() };
+        assert_eq!(ids(store.grants(page).await.unwrap()), [second.id]);
+    }
+}
+
+async fn a_changed_grant_is_forged_wherever_it_is_put<A: Attacked>(db: A) {
+    let [first, second] = fill(db.open().await.store()).await;
+    let (version, text) = db.read("grants", &first.id.to_string()).await;
+    let later = text.replace("\"secs\":", "\"secs\":9");
+    assert_ne!(text, later);
+    for (key, version, text) in [
+        (first.id, version, later.as_str()),
+        (first.id, version + 1, &text),
+        // The record of the first under the key of the second.
+        (second.id, version, &text),
+    ] {
+        db.write("grants", &key.to_string(), &version.to_string(), text).await;
+        is_forged(db.open().await.store().grant(key).await);
+    }
+    // What a broker wrote may come back, and a broker may write over what is forged.
+    db.write("grants", &first.id.to_string(), &version.to_string(), &text).await;
+    let opened = db.open().await;
+    assert_eq!(opened.store().grant(first.id).await.unwrap().unwrap().record, first);
+    let over = Transaction::default().put_grant(second.clone(), Expect::Any).audit(event());
+    opened.store().commit(over).await.unwrap();
+    assert_eq!(opened.store().grant(second.id).await.unwrap().unwrap().record, second);
+}
+
+async fn an_entry_of_an_index_gives_nothing<A: Attacked>(db: A) {
+    let [first, second] = fill(db.open().await.store()).await;
+    db.enter("grants", "open", "01arz3ndektsv4rrffq69g5fav").await;
+    db.enter("grants", "on:host:vm-9 open", &first.id.to_string()).await;
+    let opened = db.open().await;
+    let store = opened.store();
+    let open: Vec<_> = store.open_grants().await.unwrap().into_iter().map(|grant| grant.record.id).collect();
+    assert_eq!(open, [first.id, second.id]);
+    let target: TargetId = "host:vm-9".parse().unwrap();
+    assert!(store.open_grants_on(&target).await.unwrap().is_empty());
+    assert!(store.snapshot(&opened.lease(&target).await).await.unwrap().grants.is_empty());
+}
+
+async fn a_forged_policy_keeps_the_list_from_being_read_until_it_is_written_over<A: Attacked>(db: A) {
+    fill(db.open().await.store()).await;
+    let (version, text) = db.read("policies", "usual").await;
+    db.write("policies", "usual", &version.to_string(), &text.replace("tcp/22", "tcp/23")).await;
+    let opened = db.open().await;
+    let store = opened.store();
+    is_forged(store.policy(&name("usual")).await);
+    is_forged(store.policies().await);
+    let target: TargetId = "host:vm-1".parse().unwrap();
+    let lease = opened.lease(&target).await;
+    let snapshot = store.snapshot(&lease).await.unwrap();
+    assert_eq!(snapshot.grants.len(), 2, "closes go on");
+    assert!(matches!(snapshot.policies.as_deref(), Err(_)));
+    let over = Transaction::default().put_policy(a_policy().build(), Expect::Any).audit(event());
+    store.commit(over).await.unwrap();
+    assert_eq!(store.policies().await.unwrap().len(), 2);
+    assert_eq!(store.policy(&name("usual")).await.unwrap().unwrap().version, version + 1);
+    assert_eq!(store.snapshot(&lease).await.unwrap().policies.unwrap(), [a_policy().build()]);
+}
+
+async fn nothing_enrols_with_a_forged_agent_or_token<A: Attacked>(db: A) {
+    fill(db.open().await.store()).await;
+    let (agent, token) = (agent("host:mine"), TokenHash([9; 32]));
+    db.write("agents", "host:mine", "1", &serde_json::to_string(&agent).unwrap()).await;
+    db.write("tokens", &token.to_string(), "1", &serde_json::to_string(&self::token()).unwrap()).await;
+    // The token that a broker made, under a hash whose secret the attacker knows.
+    let (version, text) = db.read("tokens", &TokenHash([7; 32]).to_string()).await;
+    db.write("tokens", &TokenHash([8; 32]).to_string(), &version.to_string(), &text).await;
+    let opened = db.open().await;
+    let store = opened.store();
+    is_forged(store.agent(&agent.target).await);
+    is_forged(store.token(&token).await);
+    is_forged(store.token(&TokenHash([8; 32])).await);
+    assert_eq!(store.token(&TokenHash([7; 32])).await.unwrap(), Some(self::token()));
+    let agents = store.agents().await.unwrap();
+    assert!(agents.iter().map(|agent| agent.record.target.to_string()).eq(["host:vm-1"]), "{agents:?}");
+}
+
+async fn the_last_version_is_found_for_each_way_of_writing<A: Attacked>(db: A) {
+    let opened = db.open().await;
+    let store = opened.store();
+    let put = |expect| Transaction::default().put_policy(a_policy().build(), expect).audit(event());
+    let delete = || Transaction::default().delete_policy(&name("usual"));
+    store.commit(put(Expect::Absent)).await.unwrap();
+    assert!(matches!(store.commit(put(Expect::Absent)).await, Err(StoreError::Conflict { .. })));
+    store.commit(put(Expect::Any)).await.unwrap();
+    store.commit(put(Expect::Version(2))).await.unwrap();
+    store.commit(delete().audit(event())).await.unwrap();
+    store.commit(put(Expect::Absent)).await.unwrap();
+    let version = async || store.policy(&name("usual")).await.unwrap().unwrap().version;
+    assert_eq!(version().await, 5);
+    let twice = delete().put_policy(a_policy().build(), Expect::Absent).put_policy(a_policy().build(), Expect::Any);
+    store.commit(twice.audit(event())).await.unwrap();
+    assert_eq!(version().await, 8);
+    let at_once: Vec<_> = (0..20).map(|_| store.commit(put(Expect::Any))).collect();
+    for outcome in futures_util::future::join_all(at_once).await {
+        outcome.unwrap();
+    }
+    assert_eq!(version().await, 28);
+    assert_eq!(Policy::KIND.name, "policies");
+}
