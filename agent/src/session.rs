@@ -96,10 +96,12 @@ impl BrokerSession {
         limits: StateLimits,
     ) -> Result<Self, SessionError> {
         let (outgoing, queue) = mpsc::channel(OUTGOING_QUEUE);
+        let followed = reconciler.begin_session().await;
         let hello = v1::Hello {
             agent_version: env!("CARGO_PKG_VERSION").into(),
             boot_id: clock::boot_id().to_string(),
-            last_generation: reconciler.begin_session().await,
+            last_generation: followed.state,
+            policy_generation: followed.policies,
         };
         // Stamped only when it is sent: connecting may take seconds, and with an earlier stamp windows would end that much
         // early until the first heartbeat.
@@ -172,17 +174,23 @@ impl BrokerSession {
         if wire.keep_protection {
             tracing::warn!(
                 generation = wire.generation,
-                "the broker does not know this host; closing every window and keeping the ports protected"
+                windows = wire.windows.len(),
+                "the broker does not know this host or cannot read its policies; keeping the ports protected, with these windows alone"
             );
-            self.pending = Some((wire.generation, reconciler.close_windows(wire.generation)));
-            return Ok(());
         }
         // A missing age counts as zero: then every window ends earlier, never later.
         let heard_ago = convert::duration("heard_ago", message.heard_ago.as_ref()).unwrap_or_default();
         let anchor = anchor(BootTime(message.heard), heard_ago, clock::boottime());
-        match DesiredState::from_wire(wire, anchor) {
-            Ok(desired) => {
-                self.pending = Some((desired.generation, reconciler.accept(desired)));
+        let generation = wire.generation;
+        let answer = if wire.keep_protection {
+            let windows = DesiredState::windows_from_wire(wire, anchor);
+            windows.map(|windows| reconciler.keep_protection(generation, windows))
+        } else {
+            DesiredState::from_wire(wire, anchor).map(|desired| reconciler.accept(desired))
+        };
+        match answer {
+            Ok(answer) => {
+                self.pending = Some((generation, answer));
                 Ok(())
             }
             Err(invalid) => {

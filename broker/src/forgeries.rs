@@ -13,8 +13,14 @@ use crate::clock::{Clock, boottime};
 use crate::signals::rounds::RoundReporter;
 use crate::telemetry;
 
+/// The words for policies that are older than those of the agents.
+const WENT_BACK: &str = "the policies in the store are older than those that agents have followed: the store went back, and hosts drop no \
+    protected port; check the policies, and apply one again with `postern policy apply`";
+
 /// The interval of the rounds.
 pub const REPORT_INTERVAL: Duration = Duration::from_secs(1);
+/// The rounds after which the policies are checked.
+const ROUNDS_BETWEEN_CHECKS: u32 = 5;
 /// The most records that one round logs and audits; the others wait for the next.
 const MAX_REPORTED: usize = 10;
 
@@ -23,10 +29,41 @@ const MAX_REPORTED: usize = 10;
 /// # Errors
 /// Never: what could not be recorded is tried again.
 pub async fn keep_reporting(store: Store, clock: Clock, reporter: RoundReporter) -> anyhow::Result<()> {
+    let mut rounds = 0_u32;
     loop {
         let round = report(&store, clock).await;
+        rounds = (rounds + 1) % ROUNDS_BETWEEN_CHECKS;
+        if rounds == 1 {
+            check_policies(&store).await;
+        }
         reporter.report(boottime(), round.map_err(|error| error_chain(&error)));
         tokio::time::sleep(REPORT_INTERVAL).await;
+    }
+}
+
+/// Shows whether the policies are those that were kept last, and no older than those that agents have followed.
+async fn check_policies(store: &Store) {
+    let trouble = match store.policies().await {
+        Err(error @ (StoreError::Forged { .. } | StoreError::PoliciesLost { .. })) => Some(error.to_string()),
+        // A store that does not answer is shown as that.
+        Err(_) => return,
+        Ok(_) => match store.went_back_behind_agents().await {
+            Ok(false) => None,
+            Ok(true) => Some(WENT_BACK.to_owned()),
+            Err(_) => return,
+        },
+    };
+    let what = trouble.clone().unwrap_or_default();
+    if store.forgeries().set_policies(trouble) {
+        if what.is_empty() {
+            tracing::info!(event = "policies.current", "the policies are those that were kept last");
+        } else {
+            tracing::error!(
+                event = "policies.went_back",
+                what,
+                "the store has lost policies or brought old ones back"
+            );
+        }
     }
 }
 
@@ -41,7 +78,8 @@ async fn report(store: &Store, clock: Clock) -> Result<(), StoreError> {
     if met.names.is_empty() {
         return Ok(());
     }
-    let event = |what: &String| AuditEvent::denied(clock.now(), "broker", "store.forged").with("record", what);
+    let event =
+        |what: &String| AuditEvent::denied(clock.now(), "broker", "store.forged").with("record", what);
     let transaction = met.names.iter().map(event).fold(Transaction::default(), Transaction::audit);
     if let Err(error) = store.commit(transaction.giving_way()).await {
         store.forgeries().give_back(met.names);
@@ -79,8 +117,9 @@ mod tests {
         let event = AuditEvent::done(at(0), "a test", "tested");
         let put = Transaction::default().put_grant(grant.clone(), Expect::Absent).audit(event);
         let seq = store.commit(put).await.unwrap().seq;
-        store
-            .tamper(<Grant as postern_store::Record>::KIND, &grant.id.to_string(), |text| text.replace("alice", "mallory"));
+        store.tamper(<Grant as postern_store::Record>::KIND, &grant.id.to_string(), |text| {
+            text.replace("alice", "mallory")
+        });
         assert!(matches!(store.grant(grant.id).await, Err(StoreError::Forged { .. })));
         assert!(store.open_grants().await.unwrap().is_empty());
         store.fail_next([Fault::Before]);

@@ -79,8 +79,9 @@ impl RecordsKeyFile {
 
 fn read(path: &Path) -> anyhow::Result<RecordsKey> {
     let text = private_file::read(path, MAX_BYTES)?;
-    RecordsKey::from_text(&text)
-        .with_context(|| format!("{} holds no records key; copy it from another broker or a backup", path.display()))
+    RecordsKey::from_text(&text).with_context(|| {
+        format!("{} holds no records key; copy it from another broker or a backup", path.display())
+    })
 }
 
 #[cfg(test)]
@@ -97,7 +98,10 @@ mod tests {
         let id = |sealing: Sealing| format!("{:?}", sealing.sealer("t"));
         let made = file.load_or_make().unwrap();
         assert!(format!("{made:?}").contains("is_first: true"));
-        assert!(format!("{:?}", file.load_or_make().unwrap()).contains("is_first: true"), "it goes on after a crash");
+        assert!(
+            format!("{:?}", file.load_or_make().unwrap()).contains("is_first: true"),
+            "it goes on after a crash"
+        );
         file.settle().unwrap();
         file.settle().unwrap();
         let kept = file.load_or_make().unwrap();

@@ -45,8 +45,8 @@ use crate::limits::{self, Limits};
 use crate::monitoring::{self, MonitoringState, UPKEEP_INTERVAL};
 use crate::principals::{Journal, LOOK_INTERVAL, PrincipalKeeper, Revocations};
 use crate::readiness::{self, CHECK_INTERVAL, Readiness, in_words};
-use crate::records_key::RecordsKeyFile;
 use crate::reconcile::{LONGEST_SLEEP, Reconciler};
+use crate::records_key::RecordsKeyFile;
 use crate::signals::rounds::{RoundReporter, Rounds, Task};
 use crate::signals::{GrantChanges, ShutdownPhase, Wakeups, parts};
 use crate::telemetry::{self, GrantProgress, InstrumentedStore, SAMPLE_INTERVAL};
@@ -308,7 +308,7 @@ impl Parts {
             readiness: self.readiness.clone(),
             warnings: Box::new(move || {
                 let mut all = [standing.warnings(), in_words(&readiness.shortages())].concat();
-                all.extend(store.forgeries().summary());
+                all.extend(store.forgeries().warnings());
                 all
             }),
             shutdown: self.shutdown.clone(),

@@ -118,7 +118,10 @@ mod tests {
             fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
             for name in ["password", "link"] {
                 let error = read(&dir.path().join(name), 100).unwrap_err().to_string();
-                assert!(error.contains(&format!("mode {mode:04o}")) && error.contains("chmod 600"), "{error}");
+                assert!(
+                    error.contains(&format!("mode {mode:04o}")) && error.contains("chmod 600"),
+                    "{error}"
+                );
                 assert!(error.contains(name) && !error.contains("geheim"), "{error}");
             }
         }

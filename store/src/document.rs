@@ -110,7 +110,10 @@ impl Document {
     pub(crate) fn read<R: Record>(&self, sealer: &Sealer) -> Result<(Self, Indexes), StoreError> {
         let record = Arc::new(self.record::<R>(sealer)?.into_owned());
         let indexes = record.indexes();
-        Ok((Self { key: Arc::clone(&self.key), version: self.version, content: Content::Record(record) }, indexes))
+        Ok((
+            Self { key: Arc::clone(&self.key), version: self.version, content: Content::Record(record) },
+            indexes,
+        ))
     }
 }
 

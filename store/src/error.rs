@@ -50,6 +50,15 @@ pub enum StoreError {
         /// The record.
         what: String,
     },
+    /// The policies are not those that were kept last: the store has lost one, or has brought one back.
+    #[error(
+        "the policies in the store are not those that were kept last: {what}; apply that policy again or delete it \
+         (`postern policy apply`, `postern policy delete`), or restore a backup; until then hosts keep their protection"
+    )]
+    PoliciesLost {
+        /// The policy, and the difference.
+        what: String,
+    },
     /// The store was sealed with another records key; nothing was touched.
     #[error(
         "the store was sealed with another records key: copy ca/records.key in data_dir from a broker that uses this store, \

@@ -20,6 +20,8 @@ pub(crate) trait Attacked {
     async fn read(&self, kind: &str, key: &str) -> (u64, String);
     /// Writes a document.
     async fn write(&self, kind: &str, key: &str, version: &str, text: &str);
+    /// Deletes a document, and leaves nothing of it.
+    async fn lose(&self, kind: &str, key: &str);
     /// Puts a document into an index.
     async fn enter(&self, kind: &str, index: &str, key: &str);
 }
@@ -51,7 +53,8 @@ fn is_forged<T: std::fmt::Debug>(found: Result<T, StoreError>) {
 /// Fills a store with two grants, two policies, an agent and a token.
 async fn fill(store: &crate::Store) -> [Grant; 2] {
     let grants = [1, 2].map(|number| a_grant().number(number).build());
-    let all = grants.iter().fold(Transaction::default(), |all, grant| all.put_grant(grant.clone(), Expect::Absent));
+    let all =
+        grants.iter().fold(Transaction::default(), |all, grant| all.put_grant(grant.clone(), Expect::Absent));
     let all = all.put_policy(a_policy().build(), Expect::Absent);
     let all = all.put_policy(a_policy().named("other").on("host:other").build(), Expect::Any);
     let all = all.put_agent(agent("host:vm-1"), Expect::Any).put_token(TokenHash([7; 32]), token());
@@ -66,14 +69,17 @@ pub(crate) async fn run<A: Attacked>(make: impl AsyncFn() -> A) {
     an_entry_of_an_index_gives_nothing(make().await).await;
     a_forged_policy_keeps_the_list_from_being_read_until_it_is_written_over(make().await).await;
     nothing_enrols_with_a_forged_agent_or_token(make().await).await;
+    policies_that_are_lost_or_brought_back_are_noticed(make().await).await;
     the_last_version_is_found_for_each_way_of_writing(make().await).await;
 }
 
 async fn a_forged_grant_opens_nothing_and_others_go_on<A: Attacked>(db: A) {
     let [first, second] = fill(db.open().await.store()).await;
-    let forged = a_grant().number(9).seconds(1_000_000).build();
+    let forged = a_grant().number(9).seconds(3600).build();
     let (key, text) = (forged.id.to_string(), serde_json::to_string(&forged).unwrap());
-    for (version, text) in [("1", text.as_str()), ("1", "hmac1 AAAA {}"), ("x", "y"), ("999999999999999999999", "{}")] {
+    for (version, text) in
+        [("1", text.as_str()), ("1", "hmac1 AAAA {}"), ("x", "y"), ("999999999999999999999", "{}")]
+    {
         db.write("grants", &key, version, text).await;
         for index in forged.indexes().names() {
             db.enter("grants", index, &key).await;
@@ -81,7 +87,9 @@ async fn a_forged_grant_opens_nothing_and_others_go_on<A: Attacked>(db: A) {
         let opened = db.open().await;
         let store = opened.store();
         is_forged(store.grant(forged.id).await);
-        let ids = |found: Vec<crate::Versioned<Grant>>| found.into_iter().map(|it| it.record.id).collect::<Vec<_>>();
+        let ids = |found: Vec<crate::Versioned<Grant>>| {
+            found.into_iter().map(|it| it.record.id).collect::<Vec<_>>()
+        };
         assert_eq!(ids(store.open_grants().await.unwrap()), [first.id, second.id]);
         let query = GrantQuery { limit: 10, ..GrantQuery::default() };
         assert_eq!(ids(store.grants(query).await.unwrap()), [second.id, first.id]);
@@ -89,7 +97,7 @@ async fn a_forged_grant_opens_nothing_and_others_go_on<A: Attacked>(db: A) {
         assert_eq!(ids(store.open_grants_on(&target).await.unwrap()), [first.id, second.id]);
         let snapshot = store.snapshot(&opened.lease(&target).await).await.unwrap();
         assert_eq!(ids(snapshot.grants), [first.id, second.id]);
-        assert_eq!(snapshot.policies.unwrap().len(), 1);
+        assert_eq!(snapshot.policies.unwrap().policies.len(), 1);
         assert!(store.forgeries().summary().unwrap().contains(&key));
         // A page of one finds those behind the forged one.
         let page = GrantQuery { limit: 1, ..GrantQuery::default() };
@@ -145,12 +153,74 @@ async fn a_forged_policy_keeps_the_list_from_being_read_until_it_is_written_over
     let lease = opened.lease(&target).await;
     let snapshot = store.snapshot(&lease).await.unwrap();
     assert_eq!(snapshot.grants.len(), 2, "closes go on");
-    assert!(matches!(snapshot.policies.as_deref(), Err(_)));
+    assert!(snapshot.policies.is_err());
     let over = Transaction::default().put_policy(a_policy().build(), Expect::Any).audit(event());
     store.commit(over).await.unwrap();
     assert_eq!(store.policies().await.unwrap().len(), 2);
     assert_eq!(store.policy(&name("usual")).await.unwrap().unwrap().version, version + 1);
-    assert_eq!(store.snapshot(&lease).await.unwrap().policies.unwrap(), [a_policy().build()]);
+    assert_eq!(store.snapshot(&lease).await.unwrap().policies.unwrap().policies, [a_policy().build()]);
+}
+
+async fn policies_that_are_lost_or_brought_back_are_noticed<A: Attacked>(db: A) {
+    let change = async |change: Transaction| {
+        db.open().await.store().commit(change.audit(event())).await.unwrap();
+    };
+    let put = || Transaction::default().put_policy(a_policy().build(), Expect::Any);
+    let is_lost = async |what: &str| {
+        let opened = db.open().await;
+        let found = opened.store().policies().await;
+        assert!(
+            matches!(&found, Err(StoreError::PoliciesLost { what: found }) if found.contains(what)),
+            "{found:?}"
+        );
+        let target: TargetId = "host:vm-1".parse().unwrap();
+        let snapshot = opened.store().snapshot(&opened.lease(&target).await).await.unwrap();
+        assert!(snapshot.policies.is_err() && snapshot.grants.len() == 2, "closes go on");
+    };
+    let kept = async || {
+        let opened = db.open().await;
+        let target: TargetId = "host:vm-1".parse().unwrap();
+        let snapshot = opened.store().snapshot(&opened.lease(&target).await).await.unwrap();
+        (opened.store().policies().await.unwrap().len(), snapshot.policies.unwrap().generation)
+    };
+    fill(db.open().await.store()).await;
+    assert_eq!(kept().await, (2, 1));
+    let (old_version, old) = db.read("policies", "usual").await;
+    change(put()).await;
+    assert_eq!(kept().await, (2, 2));
+    let (version, text) = db.read("policies", "usual").await;
+
+    db.write("policies", "usual", &old_version.to_string(), &old).await;
+    is_lost("the policy usual has version 1 instead of 2").await;
+    db.write("policies", "usual", &version.to_string(), &text).await;
+    assert_eq!(kept().await, (2, 2));
+    db.lose("policies", "usual").await;
+    is_lost("the policy usual is missing").await;
+    change(put()).await;
+    assert_eq!(kept().await, (2, 3), "it is applied again");
+
+    db.lose("policies", "usual").await;
+    assert!(db.open().await.store().has_lost_policy(&name("usual")).await.unwrap());
+    change(Transaction::default().delete_policy(&name("usual"))).await;
+    assert_eq!(kept().await, (1, 4), "a policy that is lost can be deleted");
+    db.write("policies", "usual", &version.to_string(), &text).await;
+    is_lost("the policy usual was deleted and is there again").await;
+    change(Transaction::default().delete_policy(&name("usual"))).await;
+    assert_eq!(kept().await, (1, 5));
+
+    // The whole store goes back: it fits itself, and its agents know better.
+    db.lose("manifests", "policies").await;
+    assert_eq!(kept().await, (1, 0));
+    let opened = db.open().await;
+    let store = opened.store();
+    assert!(!store.went_back_behind_agents().await.unwrap());
+    store.agent_follows(5);
+    store.agent_follows(u64::MAX);
+    assert!(store.went_back_behind_agents().await.unwrap());
+    store.commit(put().audit(event())).await.unwrap();
+    assert!(!store.went_back_behind_agents().await.unwrap());
+    drop(opened);
+    assert_eq!(kept().await, (2, 6), "past what the agents have followed");
 }
 
 async fn nothing_enrols_with_a_forged_agent_or_token<A: Attacked>(db: A) {
@@ -184,7 +254,8 @@ async fn the_last_version_is_found_for_each_way_of_writing<A: Attacked>(db: A) {
     store.commit(put(Expect::Absent)).await.unwrap();
     let version = async || store.policy(&name("usual")).await.unwrap().unwrap().version;
     assert_eq!(version().await, 5);
-    let twice = delete().put_policy(a_policy().build(), Expect::Absent).put_policy(a_policy().build(), Expect::Any);
+    let twice =
+        delete().put_policy(a_policy().build(), Expect::Absent).put_policy(a_policy().build(), Expect::Any);
     store.commit(twice.audit(event())).await.unwrap();
     assert_eq!(version().await, 8);
     let at_once: Vec<_> = (0..20).map(|_| store.commit(put(Expect::Any))).collect();

@@ -23,6 +23,8 @@ struct Met {
     /// The reads that met one, since the last look.
     reads: u64,
     omitted: bool,
+    /// The trouble with the policies as a whole.
+    policies: Option<String>,
 }
 
 /// The forged records that were met since the last look.
@@ -60,6 +62,20 @@ impl Forgeries {
     /// Gives back names that the caller could not record; the next [`Self::take`] returns them again.
     pub fn give_back(&self, names: Vec<String>) {
         self.lock().new.extend(names);
+    }
+
+    /// Sets the trouble with the policies as a whole; none if there is none. Returns whether it is another one.
+    pub fn set_policies(&self, trouble: Option<String>) -> bool {
+        let mut met = self.lock();
+        let changed = met.policies != trouble;
+        met.policies = trouble;
+        changed
+    }
+
+    /// Returns a line about each thing that is wrong, for the status.
+    pub fn warnings(&self) -> Vec<String> {
+        let policies = self.lock().policies.clone();
+        self.summary().into_iter().chain(policies).collect()
     }
 
     /// Returns one line about what this process has met; none if it has met no forged record.

@@ -50,10 +50,10 @@ mod record;
 mod records;
 pub mod redis;
 mod room;
-mod seal;
-mod sealed_batch;
 #[cfg(test)]
 mod schema_2;
+mod seal;
+mod sealed_batch;
 pub mod single_broker;
 mod store;
 #[cfg(any(test, feature = "testing"))]
@@ -75,6 +75,7 @@ pub use record::{Record, Versioned};
 pub use records::agent::{AgentRecord, Ban, CloneAlarm, Forgotten};
 pub use records::grant::{GrantQuery, TargetSnapshot};
 pub use records::issued::{IssuedCertificate, IssuedPrincipal};
+pub use records::manifest::{KeptPolicies, PolicyManifest, TheManifest};
 pub use records::request::{RequestKey, RequestRecord};
 pub use records::revocation::{Revocation, RevokedProof};
 pub use records::token::{TokenHash, TokenRecord};

@@ -220,7 +220,9 @@ mod tests {
         }
         assert_eq!(sealer(1, "b").open(GRANT, &text), None, "another tenant");
         assert_eq!(sealer(2, "a").open(GRANT, &text), None, "another key");
-        for forged in ["{}", "", "hmac1 ", "hmac1  {}", "hmac1 AAAA {}", &text.replace("{}", "[]"), &format!("{text} ")] {
+        for forged in
+            ["{}", "", "hmac1 ", "hmac1  {}", "hmac1 AAAA {}", &text.replace("{}", "[]"), &format!("{text} ")]
+        {
             assert_eq!(ours.open(GRANT, forged), None, "{forged}");
         }
     }

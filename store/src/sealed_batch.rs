@@ -2,14 +2,17 @@
 //!
 //! Most writes say it themselves: a new record has version 1, and a changed one the version after the one that the write expects.
 //! For the others the store reads the last version first, and has the database refuse the batch if it has moved since; then the
-//! store reads again.
+//! store reads again. A batch with a policy also writes the manifest of the policies (`records/manifest.rs`).
 
 use std::collections::BTreeMap;
+
+use postern_core::Policy;
 
 use crate::backend::Backend;
 use crate::batch::{Batch, Expect, Write};
 use crate::error::StoreError;
-use crate::kind::{Kind, LastVersion};
+use crate::kind::{Kind, LastVersion, Version};
+use crate::record::Record as _;
 use crate::seal::{Sealed, Sealer};
 
 /// A batch with seals.
@@ -18,11 +21,14 @@ pub(crate) struct SealedBatch {
     pub(crate) batch: Batch,
     /// The versions that were read for it, in the order of the writes.
     pub(crate) read: Vec<LastVersion>,
+    /// The policies that it puts with their versions after it, and those that it deletes.
+    pub(crate) policies: BTreeMap<String, Option<Version>>,
 }
 
 /// Reports whether every seal of the batch can be made without a look at the store.
 pub(crate) fn says_its_versions(batch: &Batch) -> bool {
-    batch.writes.iter().all(|write| !write.kind.is_sealed || write.put.is_none() || version_of(write).is_some())
+    let says = |write: &Write| !write.kind.is_sealed || write.put.is_none() || version_of(write).is_some();
+    batch.writes.iter().all(|write| says(write) && write.kind != Policy::KIND)
 }
 
 /// Seals the records of a batch.
@@ -35,10 +41,12 @@ pub(crate) async fn seal(
     backend: &dyn Backend,
 ) -> Result<SealedBatch, StoreError> {
     let (mut known, mut read): (BTreeMap<(&str, String), LastVersion>, _) = (BTreeMap::new(), Vec::new());
-    let keys: Vec<(Kind, String)> = batch.writes.iter().map(|write| (write.kind, write.key.clone())).collect();
+    let keys: Vec<(Kind, String)> =
+        batch.writes.iter().map(|write| (write.kind, write.key.clone())).collect();
     for (at, write) in batch.writes.iter_mut().enumerate().filter(|(_, write)| write.kind.is_sealed) {
         let place = (write.kind.name, write.key.clone());
-        let is_written_again = || keys.iter().skip(at + 1).any(|(kind, key)| *kind == write.kind && *key == write.key);
+        let is_written_again =
+            || keys.iter().skip(at + 1).any(|(kind, key)| *kind == write.kind && *key == write.key);
         let before = known.get(&place).copied();
         let after = match (version_of(write), before) {
             (Some(version), _) if write.put.is_some() => LastVersion { version, is_there: true },
@@ -56,7 +64,12 @@ pub(crate) async fn seal(
         }
         known.insert(place, after);
     }
-    Ok(SealedBatch { batch, read })
+    let policies = batch.writes.iter().filter(|write| write.kind == Policy::KIND).map(|write| {
+        let after = known.get(&(write.kind.name, write.key.clone())).filter(|_| write.put.is_some());
+        (write.key.clone(), after.map(|after| after.version))
+    });
+    let policies = policies.collect();
+    Ok(SealedBatch { batch, read, policies })
 }
 
 /// Returns the version that a put gives its record, if the put says it.

@@ -78,7 +78,7 @@ pub async fn enroll(app: &App, token: &str, csr: &[u8]) -> Result<(TargetId, Iss
         return Err(refused);
     };
     let target = record.target;
-    let known = app.store.agent(&target).await?;
+    let (known, expect) = app.store.to_replace::<AgentRecord>(&target).await?;
     let banned = known.as_ref().and_then(|agent| agent.record.banned.as_ref());
     let forgotten = known.as_ref().and_then(|agent| agent.record.forgotten.as_ref());
     let reason = if now >= record.expires_at {
@@ -107,10 +107,7 @@ pub async fn enroll(app: &App, token: &str, csr: &[u8]) -> Result<(TargetId, Iss
     let newest_end = known.as_ref().map_or(issued.not_after, |agent| agent.record.certificate_not_after);
     let agent = AgentRecord::enrolled(target.clone(), now, newest_end.max(issued.not_after), keys);
     let event = AuditEvent::done(now, format!("agent/{target}"), "agent.enrolled").on_target(&target);
-    let transaction = Transaction::default()
-        .take_token(&hash)
-        .put_agent(agent, known.map_or(Expect::Absent, |agent| Expect::Version(agent.version)))
-        .audit(event);
+    let transaction = Transaction::default().take_token(&hash).put_agent(agent, expect).audit(event);
     match app.store.commit(transaction).await {
         Ok(_) => {}
         // Another enrolment used the token first. If the token is still there, the agent has changed, for example by a ban.
@@ -193,7 +190,7 @@ pub async fn renew_late(app: &App, caller: &AgentCaller, csr: &[u8]) -> Result<I
 /// # Errors
 /// The agent is banned, forgotten or not enrolled.
 pub async fn admitted(app: &App, target: &TargetId) -> Result<Versioned<AgentRecord>, Error> {
-    may_talk(target, app.store.agent(target).await?)
+    may_talk(target, app.store.genuine(target).await?)
 }
 
 fn may_talk(
@@ -218,7 +215,7 @@ async fn claim(
     app: &App,
     caller: &AgentCaller,
 ) -> Result<(Versioned<AgentRecord>, Option<AgentKeys>), Error> {
-    let agent = app.store.agent(&caller.target).await?;
+    let agent = app.store.genuine(&caller.target).await?;
     claim_on(app, caller, agent).await
 }
 
@@ -241,7 +238,7 @@ async fn claim_on(
 /// # Errors
 /// The agent is banned, its key is a clone's, or it is not enrolled and has come before.
 pub async fn is_unrecorded(app: &App, caller: &AgentCaller) -> Result<bool, Error> {
-    let agent = app.store.agent(&caller.target).await?;
+    let agent: Option<Versioned<AgentRecord>> = app.store.genuine(&caller.target).await?;
     let is_unknown = agent.as_ref().is_none_or(|agent| agent.record.forgotten.is_some());
     if is_unknown && app.sessions.meets_stranger(&caller.target) {
         return Ok(true);

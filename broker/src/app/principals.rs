@@ -123,11 +123,10 @@ async fn revoke_principal(
     key: &PrincipalKey,
 ) -> Result<Durable<Revocation>, Error> {
     for _ in 0..MAX_ATTEMPTS {
-        let before = app.store.revocation(&asked.proof).await?;
-        let issued = app.store.issued_principal(key).await?.map(|issued| issued.record);
+        let (before, expect) = app.store.to_replace::<Revocation>(&asked.proof).await?;
+        let issued = app.store.genuine::<IssuedPrincipal>(key).await?.map(|issued| issued.record);
         // A wall clock that was stepped back gives nothing back.
         let at = before.as_ref().map_or(wall(), |before| wall().max(before.record.at));
-        let expect = before.map_or(Expect::Absent, |before| Expect::Version(before.version));
         // The clock that signed them was ahead: by their times they would count as later.
         let ahead = issued.into_iter().flat_map(|issued| issued.certificates.into_values());
         let ahead: Vec<_> = ahead.filter(|certificate| certificate.issued_at > at).collect();
@@ -163,14 +162,18 @@ async fn revoke_certificate(
     serial: &CertificateSerial,
 ) -> Result<Durable<Revocation>, Error> {
     for _ in 0..MAX_ATTEMPTS {
-        let before = app.store.durable_revocation(&asked.proof).await?;
-        if let Some(before) = before.transpose() {
+        let (before, expect) = match app.store.durable_revocation(&asked.proof).await {
+            Ok(before) => (before.transpose(), Expect::Absent),
+            Err(StoreError::Forged { .. }) => (None, Expect::Any),
+            Err(error) => return Err(error.into()),
+        };
+        if let Some(before) = before {
             app.revocations.learn([(*before).clone()]);
             return Ok(before.map(|before| before.record));
         }
         let revocation = revocation(caller, asked, asked.proof.clone(), wall());
         let event = revoked_event(app, caller, asked).with("serial", serial);
-        let changes = Transaction::default().put_revocation(revocation.clone(), Expect::Absent).audit(event);
+        let changes = Transaction::default().put_revocation(revocation.clone(), expect).audit(event);
         match Durable::commit(&app.store, changes, revocation.clone()).await {
             Ok(durable) => {
                 tracing::info!(event = "principal.revoked", %serial, by = %caller.principal, "certificate revoked");

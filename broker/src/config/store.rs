@@ -289,10 +289,16 @@ mod tests {
             ("url = \"redis://redis.example.org:6379\"", "store.url"),
             ("url = \"redis://10.0.0.1\"", "store.url"),
             ("url = \"redis://[fd00::1]:6379\"", "store.url"),
-            ("sentinels = [\"redis://127.0.0.1:26379\", \"redis://10.0.0.2:26379\"]\nmaster = \"m\"", "store.sentinels[1]"),
+            (
+                "sentinels = [\"redis://127.0.0.1:26379\", \"redis://10.0.0.2:26379\"]\nmaster = \"m\"",
+                "store.sentinels[1]",
+            ),
         ] {
             let error = checked(section).unwrap_err();
-            assert!(error.contains(key) && error.contains("rediss://") && error.contains("insecure"), "{error}");
+            assert!(
+                error.contains(key) && error.contains("rediss://") && error.contains("insecure"),
+                "{error}"
+            );
             assert!(checked(&format!("{section}\ninsecure = true")).unwrap().insecure);
         }
         for good in [

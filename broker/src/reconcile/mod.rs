@@ -39,7 +39,7 @@ use postern_core::policy::{Protection, protection};
 use postern_core::{Grant, GrantState, TargetId, Window};
 use postern_runtime::error_chain::error_chain;
 use postern_store::coordination::Claim;
-use postern_store::{Lease, Store, StoreError, TargetSnapshot, Versioned};
+use postern_store::{AgentRecord, Lease, Store, StoreError, TargetSnapshot, Versioned};
 use tracing::Instrument as _;
 
 use crate::clock::{Clock, boottime};
@@ -47,6 +47,7 @@ use crate::cluster::Cluster;
 use crate::cluster::leases::HeldLease;
 use crate::cluster::peer_status::PeerStatus;
 use crate::layers::cloud::CloudLayer;
+use crate::layers::host::desired_state::StateNumber;
 use crate::layers::host::sessions::AgentSessions;
 use crate::layers::observer::Observer;
 use crate::limits::log_due;
@@ -215,7 +216,8 @@ impl Reconciler {
             let protection = self.protection(target, &snapshot);
             let mut desired = desired_host(target, protection, grants.iter().copied(), now);
             self.observer.translate(&mut desired, target);
-            self.sessions.push(target, session, snapshot.seq, desired)
+            let policies = snapshot.policies.as_ref().map_or(0, |kept| kept.generation);
+            self.sessions.push(target, session, StateNumber { generation: snapshot.seq, policies }, desired)
         } else {
             // The agent gets its state when it connects, which wakes this target.
             None
@@ -231,7 +233,7 @@ impl Reconciler {
     /// Returns the target's protection; none if its policies cannot be read, so that the host keeps what it has.
     fn protection(&self, target: &TargetId, snapshot: &TargetSnapshot) -> Option<Protection> {
         match &snapshot.policies {
-            Ok(policies) => Some(protection(target, policies)),
+            Ok(kept) => Some(protection(target, &kept.policies)),
             Err(error) => {
                 if let Some(omitted) = log_due("policies that cannot be read") {
                     tracing::error!(
@@ -279,7 +281,7 @@ impl Reconciler {
         loop {
             let snapshot = self.store.snapshot(lease).await?;
             if !snapshot.grants.is_empty() && !self.sessions.has_session(target) {
-                let agent = self.store.agent(target).await?;
+                let agent = self.store.genuine::<AgentRecord>(target).await?;
                 let forgotten = agent.and_then(|agent| agent.record.forgotten);
                 self.sessions.set_forgotten(target, forgotten.map(|forgotten| forgotten.at));
             }

@@ -10,7 +10,8 @@ use jiff::Timestamp;
 use postern_core::audit::{AuditEvent, Head, Outcome};
 use postern_core::{Grant, GrantState};
 use postern_store::{
-    Backend, Batch, Document, Durable, Kind, LastVersion, Lease, Range, Room, Snapshot, SnapshotQuery, Store, StoreError,
+    Backend, Batch, Document, Durable, Kind, LastVersion, Lease, Range, Room, Snapshot, SnapshotQuery, Store,
+    StoreError,
 };
 
 use super::{ACTIVATION, GRANT_TRANSITIONS, STORE_CALLS, STORE_FAILURES};
@@ -108,6 +109,7 @@ async fn timed<T>(
             | StoreError::NewerSchema { .. }
             | StoreError::Forged { .. }
             | StoreError::OtherKey
+            | StoreError::PoliciesLost { .. }
             | StoreError::Corrupt { .. }
             | StoreError::Unavailable { .. },
         ) => metrics::counter!(STORE_FAILURES, "operation" => operation).increment(1),

@@ -35,6 +35,7 @@ use crate::error::StoreError;
 use crate::kind::{Kind, LastVersion};
 use crate::record::Record as _;
 use crate::records::grant::OPEN;
+use crate::records::manifest::PolicyManifest;
 use crate::room::{Medium, Room};
 use crate::seal::Sealing;
 use crate::store::Store;
@@ -76,10 +77,16 @@ impl Embedded {
         let sealer = sealing.sealer(TENANT);
         transfer::check(&connection)?;
         prepare(&connection).map_err(unavailable)?;
-        let cached = [CachedKind::indexed::<Grant>(OPEN), CachedKind::whole::<Policy>()];
+        let cached = [
+            CachedKind::indexed::<Grant>(OPEN),
+            CachedKind::whole::<Policy>(),
+            CachedKind::whole::<PolicyManifest>(),
+        ];
         let cache = Cache::new(&cached, read_head(&connection)?);
         cache.fill(Grant::KIND, documents::of_index(&connection, Grant::KIND, OPEN)?, &sealer)?;
         cache.fill(Policy::KIND, documents::with_indexes(&connection, Policy::KIND)?, &sealer)?;
+        let manifest = documents::with_indexes(&connection, PolicyManifest::KIND)?;
+        cache.fill(PolicyManifest::KIND, manifest, &sealer)?;
         let writer = Writer::start(connection, cache.clone())?;
         let readers = Readers::new(path);
         Ok(Store::new(Arc::new(Self { writer, cache, readers, path: path.to_owned(), _lock: lock }), sealer))

@@ -7,7 +7,7 @@ use super::rows::unavailable;
 use super::writes::execute;
 use crate::error::StoreError;
 use crate::records::SEALED;
-use crate::seal::{Sealed, Sealing};
+use crate::seal::{Sealed, Sealing, has_seal};
 
 /// The schema from which records are sealed.
 pub(super) const SEALS: u32 = 4;
@@ -44,7 +44,8 @@ pub(super) fn upgrade(db: &Connection, sealing: &Sealing) -> Result<(), StoreErr
             let text = |column| row.get::<_, String>(column).map_err(unavailable);
             Ok((documents::version(row, 0), text(1)?, text(2)?))
         })?;
-        for (version, body, key) in all {
+        // Those that have a seal already are of a data directory that was sealed before, and the seal has to fit.
+        for (version, body, key) in all.into_iter().filter(|(_, body, _)| !has_seal(body)) {
             let sealed = sealer.seal(Sealed { kind: kind.name, key: &key, version }, &body);
             let sql = "UPDATE documents SET body = ?2 WHERE place = ?1";
             execute(db, sql, params![place(kind.name, &key), sealed])?;

@@ -133,7 +133,9 @@ async fn its_files_are_for_their_owner_alone() {
 async fn one_broker_has_it_open_at_a_time() {
     let (_dir, path) = a_place();
     let store = Embedded::open(&path, &test_sealing()).unwrap();
-    let StoreError::Unavailable { source } = Embedded::open(&path, &test_sealing()).unwrap_err() else { panic!() };
+    let StoreError::Unavailable { source } = Embedded::open(&path, &test_sealing()).unwrap_err() else {
+        panic!()
+    };
     assert!(source.to_string().contains(path.to_str().unwrap()), "{source}");
     store.commit(a_change(1)).await.unwrap();
     drop(store);
@@ -227,7 +229,9 @@ async fn one_conflict_in_a_group_refuses_no_other_transaction() {
 async fn all_that_wait_share_a_commit_and_each_is_answered() {
     const MANY: u64 = 1000;
     let (_dir, path) = a_place();
-    let store = Embedded::open_with(&path, &test_sealing(), |db| db.pragma_update(None, "wal_autocheckpoint", 0)).unwrap();
+    let store =
+        Embedded::open_with(&path, &test_sealing(), |db| db.pragma_update(None, "wal_autocheckpoint", 0))
+            .unwrap();
     let log = with_suffix(&path, "-wal");
     let before = commits_in(&fs::read(&log).unwrap());
     let other = Connection::open(&path).unwrap();

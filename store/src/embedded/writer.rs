@@ -179,6 +179,7 @@ fn again(error: &StoreError) -> StoreError {
         | StoreError::Migration(_)
         | StoreError::Forged { .. }
         | StoreError::OtherKey
+        | StoreError::PoliciesLost { .. }
         | StoreError::Corrupt { .. }
         | StoreError::Unavailable { .. } => StoreError::Unavailable { source: error.to_string().into() },
     }

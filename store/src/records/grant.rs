@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use postern_core::{Grant, GrantId, Policy, PrincipalKey, TargetId};
 
+use super::manifest::KeptPolicies;
 use super::principal::principal_text;
 use crate::backend::{Order, Range, SnapshotQuery};
 use crate::batch::Expect;
 use crate::coordination::Lease;
+use crate::document::Document;
 use crate::durable::Durable;
 use crate::error::StoreError;
 use crate::indexes::{ALL, Indexes};
@@ -108,7 +110,7 @@ pub struct TargetSnapshot {
     /// The grants with a window on the target that are not in a final state, the oldest first.
     pub grants: Vec<Versioned<Grant>>,
     /// Every policy that covers the target; an error if one cannot be read, as the lack of a policy takes protection off.
-    pub policies: Result<Vec<Policy>, Arc<StoreError>>,
+    pub policies: Result<KeptPolicies<Policy>, Arc<StoreError>>,
     /// The number of the last audit record at that instant; it rises with every change, across restarts.
     pub seq: u64,
 }
@@ -219,12 +221,20 @@ impl Store {
         let index = open_on_target(&lease.target);
         let wanted = SnapshotQuery { kind: Grant::KIND, index: &index, whole: Policy::KIND };
         let found = self.backend().snapshot(lease, wanted).await?;
-        let grants = self.genuine(&found.indexed, Some(&index))?;
-        let policies = self.genuine::<Policy>(&found.whole, None).map_err(Arc::new).map(|policies| {
-            let policies = policies.into_iter().map(|policy| policy.record);
-            policies.filter(|policy| policy.covers(&lease.target)).collect()
-        });
+        let grants = self.without_forged(&found.indexed, Some(&index))?;
+        let policies = self.policies_for(&found.whole, &lease.target).await.map_err(Arc::new);
         Ok(TargetSnapshot { grants, policies, seq: found.seq })
+    }
+
+    async fn policies_for(
+        &self,
+        found: &[Document],
+        target: &TargetId,
+    ) -> Result<KeptPolicies<Policy>, StoreError> {
+        let policies = self.without_forged::<Policy>(found, None)?;
+        let generation = self.generation_of(&policies).await?;
+        let policies = policies.into_iter().map(|policy| policy.record);
+        Ok(KeptPolicies { generation, policies: policies.filter(|policy| policy.covers(target)).collect() })
     }
 }
 

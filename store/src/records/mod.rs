@@ -3,6 +3,7 @@
 pub(crate) mod agent;
 pub(crate) mod grant;
 pub(crate) mod issued;
+pub(crate) mod manifest;
 pub(crate) mod policy;
 pub(crate) mod principal;
 pub(crate) mod request;
@@ -15,8 +16,9 @@ use crate::kind::Kind;
 use crate::record::Record as _;
 
 /// The sealed kinds, for the one time at which a store without seals is sealed.
-pub(crate) const SEALED: [Kind; 7] = [
+pub(crate) const SEALED: [Kind; 8] = [
     Policy::KIND,
+    manifest::PolicyManifest::KIND,
     agent::AgentRecord::KIND,
     token::TokenRecord::KIND,
     Grant::KIND,

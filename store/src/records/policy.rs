@@ -52,8 +52,8 @@ impl Store {
     /// Returns every policy, in the order of their names.
     ///
     /// # Errors
-    /// The store failed, or a record cannot be read.
+    /// The store failed, a record cannot be read, or they are not the policies that were kept last.
     pub async fn policies(&self) -> Result<Vec<Versioned<Policy>>, StoreError> {
-        self.list().await
+        Ok(self.kept_policies().await?.policies)
     }
 }

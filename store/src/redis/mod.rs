@@ -69,12 +69,12 @@ use crate::error::StoreError;
 use crate::kind::{Kind, LastVersion};
 use crate::room::{Medium, Room};
 use crate::seal::{Sealer, Sealing};
+use crate::store::Store;
 use connection::SharedConnection;
 use error::{message, redis_failed};
 use keys::{SCHEMA, parse_document};
 use membership::{Membership, Scripts, lost};
 use rollback::HeadReply;
-use crate::store::Store;
 use server::Server;
 pub use settings::{Endpoint, PLAIN_REMEDY, RedisSettings, Sentinels, TlsFiles, is_loopback};
 pub use transfer::Transfer;
@@ -206,7 +206,9 @@ fn room(info: &InfoDict) -> Option<Room> {
 /// being read.
 fn document(kind: Kind, key: &str, text: &str) -> Result<Option<Document>, StoreError> {
     match parse_document(kind.noun, text) {
-        Ok((version, body)) => Ok((!body.is_empty()).then(|| Document::from_text(key, version, body.to_owned()))),
+        Ok((version, body)) => {
+            Ok((!body.is_empty()).then(|| Document::from_text(key, version, body.to_owned())))
+        }
         Err(_) if kind.is_sealed => Ok(Some(Document::unreadable(key))),
         Err(error) => Err(error),
     }

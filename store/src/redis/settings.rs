@@ -20,15 +20,14 @@ pub struct RedisSettings {
 }
 
 /// The remedy for a server in plain text at another address than the loopback's.
-pub const PLAIN_REMEDY: &str =
-    "use rediss:// (TLS), or write `insecure = true` into [store] to let who is on the way read and change every record";
+pub const PLAIN_REMEDY: &str = "use rediss:// (TLS), or write `insecure = true` into [store] to let who is on the way read and change every record";
 
 /// Reports whether a host is this machine, by its name or address alone.
 pub fn is_loopback(host: &str) -> bool {
     let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback())
+    host == "localhost"
+        || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback())
 }
-
 
 impl RedisSettings {
     /// Makes the settings of a server by its URL, with defaults for the rest.

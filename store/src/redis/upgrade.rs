@@ -46,7 +46,11 @@ pub(super) async fn upgrade<C: ConnectionLike + Send>(
     if found == SCHEMA && mark.is_none() {
         // A data directory without a key cannot have sealed these records.
         let is_other = sealing.is_first() && key_id(server, connection).await?.is_none();
-        return if is_other && has_records(server, connection).await? { Err(StoreError::OtherKey) } else { Ok(()) };
+        return if is_other && has_records(server, connection).await? {
+            Err(StoreError::OtherKey)
+        } else {
+            Ok(())
+        };
     }
     let script = Script::new(include_str!("upgrade.lua"));
     let mut script = script.key(&server.prefix);

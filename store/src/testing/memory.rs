@@ -16,8 +16,8 @@ use crate::error::StoreError;
 use crate::indexes::Indexes;
 use crate::kind::{Kind, LastVersion, Version};
 use crate::room::Room;
-use crate::testing::test_sealing;
 use crate::store::Store;
+use crate::testing::test_sealing;
 
 /// A store in memory. It is lost with the process, and copies everything on each commit.
 #[derive(Debug, Clone)]
@@ -171,7 +171,8 @@ impl Documents {
         let Some(version) = write.version_after(found, before.map_or(0, |kept| kept.version)) else {
             return Err(StoreError::Conflict { what: write.subject() });
         };
-        let present = write.put.map(|put| (Document::from_text(write.key.as_str(), version, put.body), put.indexes));
+        let present =
+            write.put.map(|put| (Document::from_text(write.key.as_str(), version, put.body), put.indexes));
         if present.is_none() && !write.kind.keeps_versions {
             self.by_key.remove(&place);
         } else {

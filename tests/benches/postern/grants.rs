@@ -114,8 +114,9 @@ fn raw_rate(world: &HostWorld) -> f64 {
 fn on_redis(world: &HostWorld) {
     let redis = Redis::start(&world.net.hub);
     let settings = RedisSettings::at(redis.url(), "bench");
-    let posterns =
-        rate(pattern(world), async move || Arc::new(RedisStore::open(&settings, &test_sealing()).await.unwrap()).store());
+    let posterns = rate(pattern(world), async move || {
+        Arc::new(RedisStore::open(&settings, &test_sealing()).await.unwrap()).store()
+    });
     // As many clients as share one script here, and values of about a grant's size.
     let mut command = Command::new("redis-benchmark");
     command

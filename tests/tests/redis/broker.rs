@@ -3,8 +3,8 @@
 use std::ops::Deref;
 use std::sync::Arc;
 
-use postern_store::testing::test_sealing;
 use postern_store::redis::{Redis, RedisSettings};
+use postern_store::testing::test_sealing;
 use postern_store::{Store, StoreError};
 
 /// A broker's store, without the broker.

@@ -55,6 +55,8 @@ pub(super) async fn open(
     // Another text than a boot id names no machine.
     let boot_id = report_text("hello.boot_id", &hello.boot_id).unwrap_or_default();
     let session = connect(&app, &caller, version.clone(), &boot_id).await.map_err(to_status)?;
+    session.has_followed(hello.policy_generation);
+    app.store.agent_follows(hello.policy_generation);
     let target = caller.target;
     tracing::info!(%target, version, last_generation = hello.last_generation, "agent connected");
     let open = OpenSession {
@@ -219,6 +221,7 @@ fn wire(state: &PushedState, now: Timestamp) -> v1::DesiredState {
     v1::DesiredState {
         keep_protection: desired.protection.is_none(),
         generation: state.generation,
+        policy_generation: state.policies,
         mode: protection.map_or(v1::Mode::Unspecified, |protection| mode_to_wire(protection.mode)).into(),
         ports: protection.iter().flat_map(|it| it.ports.iter().copied()).map(port_to_wire).collect(),
         windows: desired

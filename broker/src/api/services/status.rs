@@ -67,7 +67,7 @@ impl StatusApi {
             warnings: [standing.warnings(), in_words(&self.app.readiness.shortages())]
                 .into_iter()
                 .flatten()
-                .chain(self.app.store.forgeries().summary())
+                .chain(self.app.store.forgeries().warnings())
                 .collect(),
         }
     }

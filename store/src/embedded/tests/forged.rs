@@ -30,9 +30,16 @@ impl Attacked for Database {
         db.execute(sql, params![format!("{kind}/{key}"), version, text]).unwrap();
     }
 
+    async fn lose(&self, kind: &str, key: &str) {
+        let db = Connection::open(&self.path).unwrap();
+        let sql = "DELETE FROM documents WHERE place = ?1";
+        assert_eq!(db.execute(sql, [format!("{kind}/{key}")]).unwrap(), 1);
+    }
+
     async fn enter(&self, kind: &str, index: &str, key: &str) {
         let db = Connection::open(&self.path).unwrap();
-        db.execute("INSERT OR IGNORE INTO entries (entry) VALUES (?1)", [format!("{kind}/{index}\n{key}")]).unwrap();
+        db.execute("INSERT OR IGNORE INTO entries (entry) VALUES (?1)", [format!("{kind}/{index}\n{key}")])
+            .unwrap();
     }
 }
 
@@ -74,9 +81,11 @@ async fn i7_a_database_is_sealed_once_and_not_again_when_its_schema_is_set_back(
         let db = Connection::open(&path).unwrap();
         let forged = a_grant().number(9).build();
         let (place, body) = (format!("grants/{}", forged.id), serde_json::to_string(&forged).unwrap());
-        let sql = "INSERT OR REPLACE INTO documents (place, version, indexes, body) VALUES (?1, 1, 'open', ?2)";
+        let sql =
+            "INSERT OR REPLACE INTO documents (place, version, indexes, body) VALUES (?1, 1, 'open', ?2)";
         db.execute(sql, [place, body]).unwrap();
-        db.execute("INSERT OR IGNORE INTO entries VALUES (?1)", [format!("grants/open\n{}", forged.id)]).unwrap();
+        db.execute("INSERT OR IGNORE INTO entries VALUES (?1)", [format!("grants/open\n{}", forged.id)])
+            .unwrap();
         db.execute("DELETE FROM marks", []).unwrap();
         db.pragma_update(None, "user_version", 3).unwrap();
     };

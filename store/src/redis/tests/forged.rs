@@ -17,6 +17,27 @@ async fn connect(server: &RedisServer) -> MultiplexedConnection {
     client.get_multiplexed_async_connection().await.unwrap()
 }
 
+/// A broker that takes leases from the ones before it, which are members still.
+struct Taking(Broker);
+
+impl Deref for Taking {
+    type Target = Broker;
+
+    fn deref(&self) -> &Broker {
+        &self.0
+    }
+}
+
+impl Leasing for Taking {
+    fn store(&self) -> &Store {
+        &self.0.store
+    }
+
+    async fn lease(&self, target: &TargetId) -> Lease {
+        self.0.redis.take(target, Claim::Agent).await.unwrap().unwrap().lease
+    }
+}
+
 impl Tenant<'_> {
     fn key(&self, name: &str) -> String {
         format!("{{postern:{}}}:{name}", self.tenant)
@@ -24,10 +45,10 @@ impl Tenant<'_> {
 }
 
 impl Attacked for Tenant<'_> {
-    type Store = Broker;
+    type Store = Taking;
 
-    async fn open(&self) -> Broker {
-        Broker::open(&self.server.store(&self.tenant)).await.unwrap()
+    async fn open(&self) -> Taking {
+        Taking(Broker::open(&self.server.store(&self.tenant)).await.unwrap())
     }
 
     async fn read(&self, kind: &str, key: &str) -> (u64, String) {
@@ -42,6 +63,12 @@ impl Attacked for Tenant<'_> {
         let mut set = redis::cmd("HSET");
         set.arg(self.key(kind)).arg(key).arg(format!("{version} {text}"));
         set.query_async::<()>(&mut connect(self.server).await).await.unwrap();
+    }
+
+    async fn lose(&self, kind: &str, key: &str) {
+        let mut delete = redis::cmd("HDEL");
+        delete.arg(self.key(kind)).arg(key);
+        delete.query_async::<()>(&mut connect(self.server).await).await.unwrap();
     }
 
     async fn enter(&self, kind: &str, index: &str, key: &str) {

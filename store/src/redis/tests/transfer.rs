@@ -194,8 +194,10 @@ async fn there_and_back(lab: &Lab, seed: u64, lines: usize) {
     moved(&mut lab.redis(&tenant).await, &mut lab.file(&last), &how).await.unwrap();
     assert_same(&before, &everything(&mut lab.file(&last)).await, 2);
 
-    let (redis, file) =
-        (Broker::open(&lab.server.store(&tenant)).await.unwrap(), Embedded::open(&lab.path(&last), &test_sealing()).unwrap());
+    let (redis, file) = (
+        Broker::open(&lab.server.store(&tenant)).await.unwrap(),
+        Embedded::open(&lab.path(&last), &test_sealing()).unwrap(),
+    );
     assert_alike(&redis, &file).await;
     for store in [&*redis, &file] {
         let policy = a_policy().named("gone").build();
@@ -249,7 +251,10 @@ async fn a_target_that_has_a_store_is_left_as_it_is() {
     let refused = moved(&mut lab.redis("t").await, &mut lab.file("b.db"), &how).await.unwrap_err();
     assert!(matches!(refused, StoreError::Migration(MigrationError::NotEmpty)), "{refused}");
     assert_eq!(Broker::open(&lab.server.store("t")).await.unwrap().audit_head().await.unwrap().seq, 1);
-    assert!(Embedded::open(&lab.path("a.db"), &test_sealing()).is_ok() && Embedded::open(&lab.path("b.db"), &test_sealing()).is_ok());
+    assert!(
+        Embedded::open(&lab.path("a.db"), &test_sealing()).is_ok()
+            && Embedded::open(&lab.path("b.db"), &test_sealing()).is_ok()
+    );
 }
 
 #[tokio::test]

@@ -134,7 +134,8 @@ async fn i4_wherever_an_upgrade_breaks_off_the_next_broker_completes_it() {
         old_store(&server, &tenant).await;
         let mut connection = Until { inner: connect(&server).await, left };
         let settings = server.store(&tenant);
-        let outcome = super::super::upgrade::upgrade(&Server::new(&settings), &mut connection, &first_sealing()).await;
+        let outcome =
+            super::super::upgrade::upgrade(&Server::new(&settings), &mut connection, &first_sealing()).await;
         let store = Broker::open_with(&settings, &first_sealing()).await.unwrap();
         has_no_old_keys(&server, &tenant).await;
         is_whole(&store).await;

@@ -14,7 +14,9 @@ pub(super) async fn an_empty_store_has_nothing(opened: &impl Leasing) {
     assert!(store.grant(a_grant().build().id).await.unwrap().is_none());
     assert_eq!(store.commit(Transaction::default()).await.unwrap(), Head::EMPTY);
     let snapshot = store.snapshot(&opened.lease(&"host:vm-1".parse().unwrap()).await).await.unwrap();
-    assert!(snapshot.grants.is_empty() && snapshot.policies.unwrap().is_empty() && snapshot.seq == 0);
+    assert!(
+        snapshot.grants.is_empty() && snapshot.policies.unwrap().policies.is_empty() && snapshot.seq == 0
+    );
 }
 
 pub(super) async fn grants_are_listed_by_what_is_asked(opened: &impl Leasing) {
@@ -97,7 +99,7 @@ pub(super) async fn a_snapshot_has_one_targets_part(opened: &impl Leasing) {
     let snapshot = store.snapshot(&opened.lease(&"host:vm-1".parse().unwrap()).await).await.unwrap();
     let grants: Vec<_> = snapshot.grants.into_iter().map(|grant| (grant.record, grant.version)).collect();
     assert_eq!(grants, [(here.clone(), 1), (both, 1)], "the oldest first");
-    assert_eq!(snapshot.policies.unwrap(), [a_policy().build()]);
+    assert_eq!(snapshot.policies.unwrap().policies, [a_policy().build()]);
     assert_eq!(snapshot.seq, store.audit_head().await.unwrap().seq);
     store.commit(put(&closed(&here, at(60)), Expect::Version(1))).await.unwrap();
     let later = store.snapshot(&opened.lease(&"host:vm-1".parse().unwrap()).await).await.unwrap();
