@@ -31,6 +31,16 @@ pub(crate) fn says_its_versions(batch: &Batch) -> bool {
     batch.writes.iter().all(|write| says(write) && write.kind != Policy::KIND)
 }
 
+/// Seals the records of a batch that says their versions: see [`says_its_versions`].
+pub(crate) fn seal_as_said(batch: &mut Batch, sealer: &Sealer) {
+    for write in batch.writes.iter_mut().filter(|write| write.kind.is_sealed) {
+        let version = version_of(write).unwrap_or(0);
+        if let Some(put) = &mut write.put {
+            put.body = sealer.seal(Sealed { kind: write.kind.name, key: &write.key, version }, &put.body);
+        }
+    }
+}
+
 /// Seals the records of a batch.
 ///
 /// # Errors

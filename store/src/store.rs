@@ -18,7 +18,7 @@ use crate::kind::LastVersion;
 use crate::record::{Record, Versioned};
 use crate::records::manifest::{KeptPolicies, MAX_FOLLOWED, PolicyManifest, TheManifest};
 use crate::seal::Sealer;
-use crate::sealed_batch::{SealedBatch, says_its_versions, seal};
+use crate::sealed_batch::{SealedBatch, says_its_versions, seal, seal_as_said};
 use crate::transaction::Transaction;
 
 /// The number of times that the manifest of the policies is read again if it does not fit them.
@@ -86,13 +86,13 @@ impl Store {
     /// the store is low on space, [`StoreError::Unaudited`] for changes without an audit event; nothing was changed. Of the other errors only [`StoreError::Unavailable`] leaves the outcome unknown.
     pub async fn commit(&self, transaction: Transaction) -> Result<Head, StoreError> {
         let gives_way = transaction.gives_way;
-        let batch = transaction.into_batch()?;
+        let mut batch = transaction.into_batch()?;
         if let Some(headroom) = self.headroom.as_ref().filter(|_| gives_way) {
             // Boxed, as few transactions give way: every caller's future would hold its size.
             Box::pin(headroom.admit(&*self.backend, batch.size())).await?;
         }
         if says_its_versions(&batch) {
-            let SealedBatch { batch, .. } = seal(batch, &self.sealer, &*self.backend).await?;
+            seal_as_said(&mut batch, &self.sealer);
             return self.backend.apply(batch).await;
         }
         // Boxed for the same reason.

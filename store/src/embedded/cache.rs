@@ -20,6 +20,9 @@ use crate::kind::{Kind, Version};
 use crate::record::Record;
 use crate::seal::Sealer;
 
+/// Reads the record of a document, and the indexes in which it says that it is.
+type ReadRecord = fn(&Document, &Sealer) -> Result<(Document, Indexes), StoreError>;
+
 /// A kind whose documents are cached.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct CachedKind {
@@ -27,7 +30,7 @@ pub(super) struct CachedKind {
     /// The index in which the cached documents are. It leads a family: a document in the index `x open` is in `open`, too.
     /// None: every document is cached.
     index: Option<&'static str>,
-    read: fn(&Document, &Sealer) -> Result<(Document, Indexes), StoreError>,
+    read: ReadRecord,
 }
 
 impl CachedKind {

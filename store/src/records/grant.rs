@@ -222,7 +222,8 @@ impl Store {
         let wanted = SnapshotQuery { kind: Grant::KIND, index: &index, whole: Policy::KIND };
         let found = self.backend().snapshot(lease, wanted).await?;
         let grants = self.without_forged(&found.indexed, Some(&index))?;
-        let policies = self.policies_for(&found.whole, &lease.target).await.map_err(Arc::new);
+        // Boxed: every pass of the reconciler would hold its size.
+        let policies = Box::pin(self.policies_for(&found.whole, &lease.target)).await.map_err(Arc::new);
         Ok(TargetSnapshot { grants, policies, seq: found.seq })
     }
 

@@ -54,6 +54,6 @@ impl Store {
     /// # Errors
     /// The store failed, a record cannot be read, or they are not the policies that were kept last.
     pub async fn policies(&self) -> Result<Vec<Versioned<Policy>>, StoreError> {
-        Ok(self.kept_policies().await?.policies)
+        Ok(Box::pin(self.kept_policies()).await?.policies)
     }
 }

@@ -106,7 +106,7 @@ impl Memory {
     pub fn tamper(&self, kind: Kind, key: &str, change: impl FnOnce(&str) -> String) -> String {
         let mut inner = self.backend.lock();
         let kept = inner.state.by_key.get_mut(&(kind.name, key.to_owned()));
-        let (document, _) = kept.and_then(|kept| kept.present.as_mut()).expect("there is no such document");
+        let (document, _) = kept.and_then(|kept| kept.present.as_mut()).unwrap();
         let before = document.text().to_owned();
         *document = Document::from_text(key, document.version, change(&before));
         before
