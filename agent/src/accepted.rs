@@ -228,7 +228,7 @@ mod tests {
         follow(&mut state, of(4, 8, Mode::Monitor, &both[..1]), 0).unwrap();
         let held = state.accepted().unwrap();
         assert_eq!((held.mode, held.ports.len(), held.policies, held.keeps), (Mode::Monitor, 1, 8, false));
-        // An operator who enrols the host again starts anew.
+        // An enrolment starts from the beginning.
         follow(&mut state, of(5, 3, Mode::Monitor, &[]), 0).unwrap();
         assert!(state.accepted().unwrap().keeps && state.forget_policies());
         follow(&mut state, of(6, 3, Mode::Monitor, &[]), 0).unwrap();

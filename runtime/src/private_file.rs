@@ -1,6 +1,6 @@
 //! Secrets that are read from a file: a key, a password, a token. One function reads all of them.
 //!
-//! **The problem.** A secret that other users of the machine can read is no secret, and one that they can write is theirs. A mistake in a
+//! **The problem.** A secret that other users of the machine can read is no secret, and one that they can write is whatever they like. A mistake in a
 //! mode shows nowhere: the program works.
 //!
 //! **The rule.** The file gives group and others no access at all, and its owner is root or the process's own user. For a process of

@@ -206,9 +206,9 @@ mod tests {
 
     #[test]
     fn i4_a_seal_fits_one_record_of_one_store_and_no_other() {
-        let ours = sealer(1, "a");
-        let text = ours.seal(GRANT, "{}");
-        assert_eq!(ours.open(GRANT, &text), Some("{}"));
+        let here = sealer(1, "a");
+        let text = here.seal(GRANT, "{}");
+        assert_eq!(here.open(GRANT, &text), Some("{}"));
         for other in [
             Sealed { kind: "agents", ..GRANT },
             Sealed { key: "02", ..GRANT },
@@ -216,14 +216,14 @@ mod tests {
             // The same bytes, cut elsewhere.
             Sealed { kind: "grants0", key: "1", ..GRANT },
         ] {
-            assert_eq!(ours.open(other, &text), None, "{other:?}");
+            assert_eq!(here.open(other, &text), None, "{other:?}");
         }
         assert_eq!(sealer(1, "b").open(GRANT, &text), None, "another tenant");
         assert_eq!(sealer(2, "a").open(GRANT, &text), None, "another key");
         for forged in
             ["{}", "", "hmac1 ", "hmac1  {}", "hmac1 AAAA {}", &text.replace("{}", "[]"), &format!("{text} ")]
         {
-            assert_eq!(ours.open(GRANT, forged), None, "{forged}");
+            assert_eq!(here.open(GRANT, forged), None, "{forged}");
         }
     }
 

@@ -1,5 +1,5 @@
 //! Moving a whole store into another: record by record as it is kept, with versions and the bytes of the audit log. Only seals are
-//! made anew, as they name the tenant.
+//! made again, as they name the tenant.
 //!
 //! At no moment are there two stores that a broker would open: brokers refuse the target from its first record to its last,
 //! and the source is marked as moved before the target's mark is removed. A migration that stops in between leaves a target

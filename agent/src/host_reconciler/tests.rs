@@ -376,7 +376,7 @@ fn i10_a_state_past_a_bound_closes_and_opens_nothing() {
 }
 
 #[test]
-fn i1_a_store_that_went_back_takes_no_port_off_and_an_enrolment_starts_anew() {
+fn i1_a_store_that_went_back_takes_no_port_off_and_an_enrolment_starts_from_the_beginning() {
     let dir = tempfile::tempdir().unwrap();
     let config = config(dir.path(), &["tcp/22"]);
     let host = FakeHost::default();

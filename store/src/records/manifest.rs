@@ -10,7 +10,7 @@
 //! **On failure.** A list that does not fit is read again, as it may have changed between the two reads; then it is an error
 //! ([`StoreError::PoliciesLost`]), which names the policy. An administrator applies that policy again, or deletes it. A store that went
 //! back as a whole fits itself, and has a lower generation than its agents: the next policy that an administrator applies gets a
-//! generation past theirs ([`Store::agent_follows`](crate::Store::agent_follows)).
+//! generation past the agents' ([`Store::agent_follows`](crate::Store::agent_follows)).
 
 use std::collections::BTreeMap;
 use std::fmt;

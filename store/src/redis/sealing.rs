@@ -20,9 +20,9 @@ pub(super) async fn check<C: ConnectionLike + Send>(
     connection: &mut C,
     sealing: &Sealing,
 ) -> Result<(), StoreError> {
-    let ours = sealing.sealer(&server.tenant).key_id();
+    let own = sealing.sealer(&server.tenant).key_id();
     match key_id(server, connection).await? {
-        Some(key) if key != ours => Err(StoreError::OtherKey),
+        Some(key) if key != own => Err(StoreError::OtherKey),
         Some(_) | None => Ok(()),
     }
 }
