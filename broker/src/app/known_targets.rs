@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use postern_core::TargetId;
 use postern_core::target::TargetSelector;
-use postern_store::StoreError;
+use postern_core::{Policy, TargetId};
+use postern_store::{StoreError, Versioned};
 
 use super::{App, Error};
 
@@ -22,12 +22,7 @@ pub(super) async fn known_targets(app: &App) -> Result<BTreeSet<TargetId>, Error
         .filter(|agent| agent.forgotten.is_none())
         .map(|agent| agent.target)
         .collect();
-    let policies = match app.store.policies().await {
-        // The other sources name nearly every target. A policy is written over with the help of this list.
-        Err(StoreError::Forged { .. } | StoreError::PoliciesLost { .. }) => Vec::new(),
-        policies => policies?,
-    };
-    for policy in policies {
+    for policy in readable_policies(app).await? {
         targets.extend(policy.record.targets.into_iter().filter_map(|selector| match selector {
             TargetSelector::One(target) => Some(target),
             TargetSelector::Prefix(_) => None,
@@ -38,4 +33,15 @@ pub(super) async fn known_targets(app: &App) -> Result<BTreeSet<TargetId>, Error
     );
     targets.extend(app.cloud.targets());
     Ok(targets)
+}
+
+/// Returns every policy, or none while they cannot be read because one is forged or lost: an operator sees the targets all the same.
+///
+/// # Errors
+/// The store failed.
+pub(super) async fn readable_policies(app: &App) -> Result<Vec<Versioned<Policy>>, Error> {
+    match app.store.policies().await {
+        Err(StoreError::Forged { .. } | StoreError::PoliciesLost { .. }) => Ok(Vec::new()),
+        policies => Ok(policies?),
+    }
 }

@@ -6,7 +6,7 @@ use postern_core::plan::Layer;
 use postern_core::policy::{Protection, protection};
 use postern_core::{Grant, Policy, TargetId};
 
-use super::known_targets::known_targets;
+use super::known_targets::{known_targets, readable_policies};
 use super::{App, Error};
 use crate::layers::report::{LayerReport, LayerStatus};
 
@@ -54,7 +54,7 @@ pub async fn list(
 pub async fn get(app: &App, id: &TargetId) -> Result<TargetView, Error> {
     let missing = || Error::NotFound { what: format!("the target {id}") };
     if !known_targets(app).await?.contains(id)
-        && !app.store.policies().await?.iter().any(|policy| policy.record.covers(id))
+        && !readable_policies(app).await?.iter().any(|policy| policy.record.covers(id))
     {
         return Err(missing());
     }
@@ -62,7 +62,8 @@ pub async fn get(app: &App, id: &TargetId) -> Result<TargetView, Error> {
 }
 
 async fn views(app: &App, targets: Vec<TargetId>) -> Result<Vec<TargetView>, Error> {
-    let policies: Vec<Policy> = app.store.policies().await?.into_iter().map(|policy| policy.record).collect();
+    let policies: Vec<Policy> =
+        readable_policies(app).await?.into_iter().map(|policy| policy.record).collect();
     let grants = app.store.open_grants().await?;
     let open = open_windows(grants.iter().map(|grant| &grant.record), app.clock.now());
     let peers = app.peer_status(&targets).await?;

@@ -95,13 +95,11 @@ fn bare_rate(clients: &[Client]) -> f64 {
 
 /// A grant as the broker keeps it.
 fn pattern(world: &HostWorld) -> Grant {
-    {
-        let database = rusqlite::Connection::open(world.broker.database()).unwrap();
-        let body: String = database
-            .query_row("SELECT body FROM documents WHERE place GLOB 'grants/*' LIMIT 1", [], |row| row.get(0))
-            .unwrap();
-        serde_json::from_str(&body).unwrap()
-    }
+    let database = rusqlite::Connection::open(world.broker.database()).unwrap();
+    let sql = "SELECT body FROM documents WHERE place GLOB 'grants/*' LIMIT 1";
+    let body: String = database.query_row(sql, [], |row| row.get(0)).unwrap();
+    // The seal stands before the record.
+    serde_json::from_str(body.splitn(3, ' ').last().unwrap_or_default()).unwrap()
 }
 
 /// The same grants, into a store of their own, by as many callers.
