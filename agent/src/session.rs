@@ -14,8 +14,8 @@
 //!
 //! - A state that cannot be parsed is answered with the field that is wrong; the earlier state stays.
 //! - A message that is larger than the agent's bounds need ([`StateLimits::message_bytes`]) ends the session.
-//! - A state with `keep_protection` comes from a broker that does not know this host: the agent closes every window and
-//!   keeps its ports protected.
+//! - A state with `keep_protection` comes from a broker that does not know this host, or cannot read its policies: the agent
+//!   closes every window that is not in it, and keeps its ports protected.
 //! - A broker that is silent for 15 s, or that does not read for so long that the outgoing queue is full, is dead,
 //!   whatever the network reports. The session ends with an error, and [`crate::connection`] opens the next.
 //! - An answer that is lost with its session is not sent again: the hello of the next session says what was accepted, and
@@ -175,7 +175,8 @@ impl BrokerSession {
             tracing::warn!(
                 generation = wire.generation,
                 windows = wire.windows.len(),
-                "the broker does not know this host or cannot read its policies; keeping the ports protected, with these windows alone"
+                "the broker does not know this host or cannot read its policies; closing every window besides these, and keeping the \
+                 ports protected"
             );
         }
         // A missing age counts as zero: then every window ends earlier, never later.

@@ -159,12 +159,7 @@ impl Broker {
     /// `init` fails.
     pub fn empty_store(&mut self) {
         self.process = None;
-        for suffix in ["", "-wal", "-shm"] {
-            let file = format!("{}{suffix}", self.database().display());
-            if Path::new(&file).exists() {
-                fs::remove_file(file).expect("the store can be removed");
-            }
-        }
+        self.remove_store();
         let kept = self.dir.join("kept");
         fs::rename(self.data_dir(), &kept).expect("a directory can be moved");
         self.must(&["init"]);
@@ -173,6 +168,17 @@ impl Broker {
             fs::rename(kept.join(part), self.data_dir().join(part)).expect("a directory can be moved");
         }
         fs::remove_dir_all(kept).expect("a directory can be removed");
+        // That store is sealed with the key of the authority that is gone again.
+        self.remove_store();
+    }
+
+    fn remove_store(&self) {
+        for suffix in ["", "-wal", "-shm"] {
+            let file = format!("{}{suffix}", self.database().display());
+            if Path::new(&file).exists() {
+                fs::remove_file(file).expect("the store can be removed");
+            }
+        }
     }
 
     /// Puts lines before the first section of the broker's configuration. They count from its next start on.
