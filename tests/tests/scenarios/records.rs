@@ -16,7 +16,7 @@ pub(crate) fn edit_agent_record(world: &mut HostWorld, change: impl FnOnce(&mut 
         let mut record = serde_json::to_value(&known.record).unwrap();
         change(&mut record);
         let agent: AgentRecord = serde_json::from_value(record).unwrap();
-        let event = AuditEvent::done(jiff::Timestamp::now(), "a test", "a test");
+        let event = AuditEvent::done(postern_runtime::clock::wall(), "a test", "a test");
         let put = Transaction::default().put_agent(agent, Expect::Version(known.version)).audit(event);
         store.commit(put).await.unwrap();
     });
