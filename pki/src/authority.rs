@@ -299,7 +299,8 @@ impl Signer {
     fn on_disk(paths: &Paths, root: &[u8]) -> Result<Self, PkiError> {
         let found = paths.read_intermediate().and_then(|found| Self::of(found, root, paths));
         // A key that may have leaked keeps its own error: an operator must know before another takes its place.
-        let is_leak = |error: &PkiError| matches!(error, PkiError::ExposedKey { .. });
+        let is_leak =
+            |error: &PkiError| matches!(error, PkiError::ExposedKey { .. } | PkiError::ForeignKey(_));
         found.map_err(|error| if is_leak(&error) { error } else { PkiError::NoIntermediate(Box::new(error)) })
     }
 

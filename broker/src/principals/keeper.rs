@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use postern_core::audit::{AuditEvent, Head};
-use postern_store::{Expect, IssuedPrincipal, Store, StoreError, Transaction, Versioned};
+use postern_store::{IssuedPrincipal, Store, StoreError, Transaction};
 
 use super::{IssuedEntry, Journal, PendingEntry, Revocations};
 use crate::clock::{Clock, boottime};
@@ -115,9 +115,9 @@ pub(crate) async fn with_issued(
     entry: &IssuedEntry,
 ) -> Result<Option<Transaction>, StoreError> {
     let key = entry.principal.key();
-    let (mut record, expect) = match store.issued_principal(key).await? {
-        Some(Versioned { record, version }) => (record, Expect::Version(version)),
-        None => (IssuedPrincipal::new(key.clone()), Expect::Absent),
+    let (mut record, expect) = match store.to_replace::<IssuedPrincipal>(key).await? {
+        (Some(known), expect) => (known.record, expect),
+        (None, expect) => (IssuedPrincipal::new(key.clone()), expect),
     };
     let is_new = record.add(entry.principal.role(), entry.certificate.clone());
     Ok(is_new.then(|| Transaction::default().put_issued_principal(record, expect)))
@@ -134,6 +134,7 @@ fn issued_event(entry: &IssuedEntry, actor: &str, now: jiff::Timestamp) -> Audit
 #[cfg(test)]
 mod tests {
     use postern_core::{CertificateSerial, Principal, Role};
+    use postern_store::Expect;
     use postern_store::testing::memory::{Fault, Memory};
     use postern_store::{IssuedCertificate, Record as _, Revocation, RevokedProof};
 

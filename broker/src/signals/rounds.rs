@@ -66,6 +66,8 @@ pub enum Task {
     Principals,
     /// Removes records that are over from the store.
     Retention,
+    /// Reports the forged records that reads of the store met.
+    Forgeries,
 }
 
 impl Task {
@@ -88,6 +90,7 @@ impl Task {
             Self::Metrics => "metrics",
             Self::Principals => "principals",
             Self::Retention => "retention",
+            Self::Forgeries => "forgeries",
         }
     }
 }

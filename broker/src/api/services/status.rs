@@ -64,7 +64,11 @@ impl StatusApi {
             root: Some(ca_certificate(authority.root())),
             intermediate: Some(ca_certificate(&authority.intermediate())),
             root_key: root_key.into(),
-            warnings: [standing.warnings(), in_words(&self.app.readiness.shortages())].concat(),
+            warnings: [standing.warnings(), in_words(&self.app.readiness.shortages())]
+                .into_iter()
+                .flatten()
+                .chain(self.app.store.forgeries().warnings())
+                .collect(),
         }
     }
 
