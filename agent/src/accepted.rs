@@ -1,5 +1,8 @@
 //! The state that this host has accepted from the broker, and the decision on each new one. Pure: time is an argument.
 //!
+//! I1 is kept here where the broker's store goes back: protection comes off only with policies of a higher generation than the host
+//! has followed. Otherwise the host follows the windows alone, keeps its protection, and says so.
+//!
 //! I8 is kept here: within a session an older desired state never replaces a newer one, and a repeated state changes
 //! nothing. A new session starts with no generation, so that the agent follows a broker that was restored from a backup.
 
@@ -55,6 +58,7 @@ impl AcceptedState {
         self.newest_received = Some(desired.generation);
         if let Some(accepted) = &self.accepted {
             desired.windows = with_steady_deadlines(&desired, accepted).collect();
+            keep_protection(&mut desired, accepted);
         }
         desired.drop_ended(now);
         Ok(desired)
@@ -73,6 +77,17 @@ impl AcceptedState {
     /// Returns the generation accepted last; 0 if none.
     pub fn generation(&self) -> u64 {
         self.accepted.as_ref().map_or(0, |accepted| accepted.generation)
+    }
+
+    /// Returns the highest generation of policies that this host has followed; 0 if none.
+    pub fn policies(&self) -> u64 {
+        self.accepted.as_ref().map_or(0, |accepted| accepted.policies)
+    }
+
+    /// Forgets the generation of policies: an operator has enrolled this host again. Returns whether there was one.
+    pub fn forget_policies(&mut self) -> bool {
+        let Some(accepted) = self.accepted.as_mut() else { return false };
+        (std::mem::take(&mut accepted.policies) > 0) | std::mem::take(&mut accepted.keeps)
     }
 
     /// Drops the windows whose end has come, and returns them.
@@ -101,8 +116,24 @@ impl AcceptedState {
             mode: if enforce { Mode::Enforce } else { Mode::Monitor },
             ports: accepted.ports.union(&wanted.ports).copied().collect(),
             windows: in_both.collect(),
+            policies: accepted.policies,
+            keeps: accepted.keeps,
         })
     }
+}
+
+/// Keeps the accepted protection, unless the policies of `desired` are newer than those that this host has followed.
+fn keep_protection(desired: &mut DesiredState, accepted: &DesiredState) {
+    // A host that has followed no policy has the protection of its own configuration.
+    let is_newer = desired.policies > accepted.policies || accepted.policies == 0;
+    desired.keeps = !is_newer && desired.takes_protection_off(accepted);
+    if desired.keeps {
+        desired.ports.extend(accepted.ports.iter().copied());
+        if accepted.mode == Mode::Enforce {
+            desired.mode = Mode::Enforce;
+        }
+    }
+    desired.policies = desired.policies.max(accepted.policies);
 }
 
 /// Returns the windows of `desired`, each with its deadline in `accepted` where the two differ only by jitter.
@@ -143,6 +174,8 @@ mod tests {
             mode: Mode::Enforce,
             ports: ["tcp/22".parse().unwrap()].into(),
             windows: windows.iter().copied().collect(),
+            policies: 0,
+            keeps: false,
         }
     }
 
@@ -161,6 +194,42 @@ mod tests {
         state.begin_session();
         follow(&mut state, desired(1, &[]), 0).unwrap();
         assert_eq!(state.generation(), 1);
+    }
+
+    #[test]
+    fn i1_protection_comes_off_only_with_newer_policies_than_the_host_has_followed() {
+        let of = |generation, policies, mode, ports: &[&str]| DesiredState {
+            policies,
+            mode,
+            ports: ports.iter().map(|port| port.parse().unwrap()).collect(),
+            ..desired(generation, &[window(1, 60)])
+        };
+        let both = ["tcp/22", "tcp/3389"];
+        let mut state = AcceptedState::default();
+        follow(&mut state, of(1, 7, Mode::Enforce, &both), 0).unwrap();
+        for (policies, mode, ports) in [
+            (7, Mode::Enforce, &both[..1]),
+            (6, Mode::Enforce, &[]),
+            (0, Mode::Monitor, &both),
+            (7, Mode::Monitor, &[]),
+        ] {
+            state.begin_session();
+            follow(&mut state, of(2, policies, mode, ports), 0).unwrap();
+            let held = state.accepted().unwrap();
+            assert_eq!((held.mode, held.ports.len(), held.policies, held.keeps), (Mode::Enforce, 2, 7, true));
+            assert_eq!(held.windows.len(), 1, "windows follow");
+        }
+        // More protection comes with any policies, and what keeps ends with it.
+        follow(&mut state, of(3, 6, Mode::Enforce, &["tcp/22", "tcp/3389", "tcp/5985"]), 0).unwrap();
+        assert_eq!((state.accepted().unwrap().ports.len(), state.accepted().unwrap().keeps), (3, false));
+        follow(&mut state, of(4, 8, Mode::Monitor, &both[..1]), 0).unwrap();
+        let held = state.accepted().unwrap();
+        assert_eq!((held.mode, held.ports.len(), held.policies, held.keeps), (Mode::Monitor, 1, 8, false));
+        // An enrolment starts from the beginning.
+        follow(&mut state, of(5, 3, Mode::Monitor, &[]), 0).unwrap();
+        assert!(state.accepted().unwrap().keeps && state.forget_policies());
+        follow(&mut state, of(6, 3, Mode::Monitor, &[]), 0).unwrap();
+        assert!(state.accepted().unwrap().ports.is_empty());
     }
 
     #[test]

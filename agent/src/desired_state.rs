@@ -28,6 +28,10 @@ pub struct DesiredState {
     pub ports: BTreeSet<ProtectedPort>,
     /// The open windows.
     pub windows: BTreeSet<HeldWindow>,
+    /// The generation of the policies from which mode and ports follow; 0 if unknown.
+    pub policies: u64,
+    /// Set if the host keeps protection that the broker has taken off with policies that are not newer.
+    pub keeps: bool,
 }
 
 impl DesiredState {
@@ -46,7 +50,29 @@ impl DesiredState {
             mode: convert::mode("mode", wire.mode())?,
             ports: ports.collect::<Result<_, _>>()?,
             windows: windows.collect::<Result<_, _>>()?,
+            policies: wire.policy_generation,
+            keeps: false,
         })
+    }
+
+    /// Returns the windows of a state that names no protection, placed on this host's clock.
+    ///
+    /// # Errors
+    /// The first field that no core type can hold.
+    pub fn windows_from_wire(
+        wire: &v1::DesiredState,
+        anchor: BootTime,
+    ) -> Result<BTreeSet<HeldWindow>, Invalid> {
+        let windows = wire.windows.iter().enumerate().map(|(i, window)| {
+            window_from_wire(window, anchor).map_err(|error| error.within(&format!("windows[{i}]")))
+        });
+        windows.collect()
+    }
+
+    /// Reports whether this state drops a protected port of the other, or only watches what the other enforces.
+    pub fn takes_protection_off(&self, other: &Self) -> bool {
+        let relaxes = other.mode == Mode::Enforce && self.mode == Mode::Monitor;
+        !other.ports.is_subset(&self.ports) || (relaxes && !other.ports.is_empty())
     }
 
     /// Returns the policy that the host layer must hold for this state.
@@ -94,6 +120,7 @@ mod tests {
     fn wire() -> v1::DesiredState {
         v1::DesiredState {
             keep_protection: false,
+            policy_generation: 0,
             generation: 7,
             mode: v1::Mode::Enforce.into(),
             ports: vec![v1::ProtectedPort { protocol: v1::Protocol::Tcp.into(), number: 22 }],

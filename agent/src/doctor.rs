@@ -20,6 +20,7 @@ use crate::config::AgentConfig;
 use crate::enroll::target_of;
 use crate::ledger::Ledger;
 use crate::lock::StateDirLock;
+use crate::status::KEPT;
 use crate::status_chain::status_chain;
 
 /// The longest wait for an answer of the broker.
@@ -127,6 +128,13 @@ fn running(config: &AgentConfig) -> Finding {
 fn ledger(config: &AgentConfig, now: &Moment) -> Vec<Finding> {
     let ledger = Ledger::in_dir(&config.state_dir);
     let accepted = ledger.load(now);
+    let keeps = accepted.as_ref().is_ok_and(|accepted| accepted.as_ref().is_some_and(|it| it.keeps));
+    let kept = keeps.then(|| {
+        Finding::error(
+            format!("this host keeps its ports shut: {KEPT}"),
+            "see docs/operations.md, \"A store that went back\"",
+        )
+    });
     let mut findings = vec![match &accepted {
         Err(error) => Finding::error(
             error_chain(error),
@@ -152,6 +160,7 @@ fn ledger(config: &AgentConfig, now: &Moment) -> Vec<Finding> {
             "set the clock and keep it set (NTP): certificates depend on it",
         ));
     }
+    findings.extend(kept);
     findings
 }
 

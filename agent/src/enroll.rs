@@ -1,6 +1,6 @@
 //! Enrolment: exchanges a join token for the certificate of a key that never leaves this host.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use postern_core::TargetId;
@@ -13,6 +13,7 @@ use postern_pki::tls;
 use postern_proto::client::{self, BadAddress};
 use postern_proto::v1;
 use postern_proto::v1::agent_service_client::AgentServiceClient;
+use postern_runtime::files;
 use tonic::{Code, Status};
 
 use crate::clock;
@@ -91,7 +92,16 @@ pub async fn enroll(broker: &str, token: &JoinToken, identity_dir: &Path) -> Res
     let target = target.ok_or(EnrollError::WrongTarget { target: answer.target })?;
     credentials.check_first_under(token.fingerprint(), clock::wall())?;
     credentials.save(identity_dir)?;
+    let mark = mark(identity_dir);
+    files::replace_durably(&mark, b"", files::PRIVATE)
+        .map_err(|source| PkiError::File { path: mark.clone(), source })?;
     Ok(target)
+}
+
+/// Returns the path of the mark that an enrolment leaves: the agent follows the policies of the store that it is enrolled in now, however
+/// low their generation.
+pub fn mark(identity_dir: &Path) -> PathBuf {
+    identity_dir.join("enrolled")
 }
 
 /// Returns the target that an agent's certificate names; `None` where the certificate is not an agent's.

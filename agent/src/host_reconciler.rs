@@ -40,6 +40,7 @@ mod clock_watch;
 mod handle;
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use postern_core::Mode;
@@ -48,7 +49,7 @@ use crate::accepted::{AcceptedState, Stale};
 use crate::clock::{BootTime, Moment};
 use crate::config::AgentConfig;
 use crate::desired_state::DesiredState;
-use crate::firewall::policy::HostPolicy;
+use crate::firewall::policy::{HeldWindow, HostPolicy};
 use crate::ledger::{Ledger, LedgerError};
 use crate::limits::{LimitExceeded, StateLimits};
 use crate::window_log;
@@ -82,6 +83,8 @@ pub struct HostReconciler<H> {
     host: H,
     ledger: Ledger,
     state: AcceptedState,
+    /// The file that an enrolment leaves.
+    enrolled_again: PathBuf,
     /// The policy to hold while nothing is accepted because the ledger could not be read.
     fallback: HostPolicy,
     table: TableState,
@@ -89,6 +92,15 @@ pub struct HostReconciler<H> {
     limits: StateLimits,
     /// Damage that was found at this moment and not yet returned.
     damage: Option<(BootTime, Damage)>,
+}
+
+/// The generations that this host has followed, for the broker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FollowedGenerations {
+    /// The generation accepted last; 0 if none.
+    pub state: u64,
+    /// The highest generation of policies; 0 if none.
+    pub policies: u64,
 }
 
 /// The outcome of a check of the table.
@@ -172,6 +184,7 @@ impl<H: HostLayer> HostReconciler<H> {
             host,
             ledger,
             state: AcceptedState::default(),
+            enrolled_again: crate::enroll::mark(&config.identity_dir()),
             fallback: fallback(config.fallback_ports()),
             table: TableState::Applied,
             clock_watch: ClockWatch::new(now, suspended),
@@ -204,10 +217,19 @@ impl<H: HostLayer> HostReconciler<H> {
         reconciler
     }
 
-    /// Begins a session with the broker. Returns the generation accepted last; 0 if none.
-    pub fn begin_session(&mut self) -> u64 {
+    /// Begins a session with the broker. Returns the generations that this host has followed.
+    pub fn begin_session(&mut self, now: &Moment) -> FollowedGenerations {
         self.state.begin_session();
-        self.state.generation()
+        if self.enrolled_again.exists() {
+            // An operator of this host has it follow another store.
+            if self.state.forget_policies() {
+                self.save(now);
+            }
+            if let Err(error) = postern_runtime::files::remove(&self.enrolled_again) {
+                tracing::warn!(%error, file = %self.enrolled_again.display(), "cannot remove the mark of an enrolment");
+            }
+        }
+        FollowedGenerations { state: self.state.generation(), policies: self.state.policies() }
     }
 
     /// Makes this host hold a desired state, and writes it to the ledger. What the state closes is closed first.
@@ -246,6 +268,15 @@ impl<H: HostLayer> HostReconciler<H> {
         }
         self.clock_watch.written(now);
         window_log::accepted(self.state.accepted(), &wanted, now.boottime);
+        if wanted.keeps && self.state.accepted().is_none_or(|accepted| !accepted.keeps) {
+            tracing::error!(
+                event = "protection.kept",
+                generation,
+                policies = wanted.policies,
+                "the broker takes protection off with policies that are not newer than those that this host has followed; the host \
+                 keeps its ports shut"
+            );
+        }
         self.state.accept(wanted);
         Ok(())
     }
@@ -273,19 +304,27 @@ impl<H: HostLayer> HostReconciler<H> {
         self.ensure(now);
     }
 
-    /// Closes every window and keeps every port protected: the broker does not know this host, so the grants of its windows
-    /// are not known either. A host that holds the fallback has no window.
+    /// Holds these windows and no others, and keeps every port protected: the broker does not know this host, or cannot read its
+    /// policies. A host that holds the fallback has no window.
     ///
     /// # Errors
     /// As [`Self::accept`], or the host holds a table that the agent does not know.
-    pub fn close_windows(&mut self, generation: u64, now: &Moment) -> Result<(), AcceptError<H::Error>> {
-        match self.state.accepted().cloned() {
-            Some(accepted) => {
-                self.accept(DesiredState { generation, windows: BTreeSet::new(), ..accepted }, now)
+    pub fn keep_protection(
+        &mut self,
+        generation: u64,
+        windows: BTreeSet<HeldWindow>,
+        now: &Moment,
+    ) -> Result<(), AcceptError<H::Error>> {
+        let accepted = match self.state.accepted().cloned() {
+            Some(accepted) => accepted,
+            None if self.table == TableState::LeftAlone => return Err(AcceptError::UnknownTable),
+            None if windows.is_empty() => return Ok(()),
+            None => {
+                let HostPolicy { mode, ports, .. } = self.fallback.clone();
+                DesiredState { generation, mode, ports, windows: BTreeSet::new(), policies: 0, keeps: false }
             }
-            None if self.table == TableState::LeftAlone => Err(AcceptError::UnknownTable),
-            None => Ok(()),
-        }
+        };
+        self.accept(DesiredState { generation, windows, ..accepted }, now)
     }
 
     /// Checks the table after another process may have changed it, and repairs it.
@@ -413,6 +452,8 @@ fn bootstrap(config: &AgentConfig) -> DesiredState {
         mode: Mode::Enforce,
         ports: config.bootstrap.clone(),
         windows: Default::default(),
+        policies: 0,
+        keeps: false,
     }
 }
 

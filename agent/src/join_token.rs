@@ -3,13 +3,12 @@
 //! A token is a secret for some minutes: its holder enrols as this host. The process list shows every argument to every user of
 //! the host, so a token is never an argument.
 
-use std::fs::File;
 use std::io::{self, BufRead as _};
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use postern_core::Invalid;
 use postern_pki::join::JoinToken;
+use postern_runtime::private_file::{self, PrivateFileError};
 
 /// The name of the credential that holds a token (`LoadCredential=postern.token:…` in a unit).
 pub const CREDENTIAL: &str = "postern.token";
@@ -17,8 +16,6 @@ pub const CREDENTIAL: &str = "postern.token";
 pub const STDIN: &str = "-";
 /// The longest token that is read, in bytes, with the line's end.
 const MAX_TOKEN_BYTES: u64 = 1024;
-/// The bits of a mode with which others than the owner have access.
-const ACCESS_OF_OTHERS: u32 = 0o077;
 
 /// A token cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +42,9 @@ pub enum TokenError {
         /// The permission bits of the file.
         mode: u32,
     },
+    /// The file belongs to another user.
+    #[error(transparent)]
+    Foreign(PrivateFileError),
     /// The file cannot be read.
     #[error("cannot read the join token from {}", path.display())]
     Read {
@@ -70,12 +70,11 @@ pub fn read(file: Option<&Path>, credentials_dir: Option<&Path>) -> Result<JoinT
     if path == Path::new(STDIN) {
         return Ok(first_line(io::stdin().lock()).map_err(failed)?.parse()?);
     }
-    let file = File::open(&path).map_err(failed)?;
-    let metadata = file.metadata().map_err(failed)?;
-    // A pipe has a mode too, and no other user can open it.
-    if metadata.is_file() && metadata.mode() & ACCESS_OF_OTHERS != 0 {
-        return Err(TokenError::Exposed { path, mode: metadata.mode() & 0o7777 });
-    }
+    let file = private_file::open(&path).map_err(|error| match error {
+        PrivateFileError::Exposed { path, mode } => TokenError::Exposed { path, mode },
+        PrivateFileError::Read { source, .. } => failed(source),
+        error @ PrivateFileError::Owner { .. } => TokenError::Foreign(error),
+    })?;
     Ok(first_line(io::BufReader::new(file)).map_err(failed)?.parse()?)
 }
 

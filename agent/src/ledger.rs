@@ -28,7 +28,7 @@ use crate::desired_state::DesiredState;
 use crate::firewall::policy::HeldWindow;
 
 /// The version of the file format that this agent writes, and the newest that it reads.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// The file with the state that was accepted last.
 #[derive(Debug, Clone)]
@@ -170,6 +170,11 @@ struct LedgerRecord {
     mode: Mode,
     ports: BTreeSet<ProtectedPort>,
     windows: Vec<WindowRecord>,
+    /// Not in a record of version 1.
+    #[serde(default)]
+    policies: u64,
+    #[serde(default)]
+    keeps: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -200,6 +205,8 @@ impl LedgerRecord {
             mode: accepted.mode,
             ports: accepted.ports.clone(),
             windows: accepted.windows.iter().map(window).collect(),
+            policies: accepted.policies,
+            keeps: accepted.keeps,
         }
     }
 
@@ -211,8 +218,8 @@ impl LedgerRecord {
             HeldWindow { grant: window.grant, port: window.port, source: window.source, deadline }
         };
         let windows = self.windows.into_iter().map(window).collect();
-        let mut accepted =
-            DesiredState { generation: self.generation, mode: self.mode, ports: self.ports, windows };
+        let Self { generation, mode, ports, policies, keeps, .. } = self;
+        let mut accepted = DesiredState { generation, mode, ports, windows, policies, keeps };
         accepted.drop_ended(now.boottime);
         accepted
     }

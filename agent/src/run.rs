@@ -120,7 +120,7 @@ fn load_reconciler(config: &AgentConfig) -> anyhow::Result<HostReconciler<Enforc
 /// the agent from the broker, but not from its table.
 fn refuse_exposed_key(config: &AgentConfig) -> anyhow::Result<()> {
     match Credentials::load(&config.identity_dir()) {
-        Err(error @ PkiError::ExposedKey { .. }) => Err(error.into()),
+        Err(error @ (PkiError::ExposedKey { .. } | PkiError::ForeignKey(_))) => Err(error.into()),
         Ok(_) | Err(_) => Ok(()),
     }
 }

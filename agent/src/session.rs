@@ -16,8 +16,8 @@
 //!
 //! - A state that cannot be parsed is answered with the field that is wrong; the earlier state stays.
 //! - A message that is larger than the agent's bounds need ([`StateLimits::message_bytes`]) ends the session.
-//! - A state with `keep_protection` comes from a broker that does not know this host: the agent closes every window and
-//!   keeps its ports protected.
+//! - A state with `keep_protection` comes from a broker that does not know this host, or cannot read its policies: the agent
+//!   closes every window that is not in it, and keeps its ports protected.
 //! - A request for a renewal goes to [`crate::renew`]. The broker sends one when the authority has a new root or a revoked intermediate,
 //!   and reads in the hello which roots this host trusts.
 //! - A broker that is silent for 15 s, or that does not read for so long that the outgoing queue is full, is dead,
@@ -116,10 +116,12 @@ impl BrokerSession {
     ) -> Result<Self, SessionError> {
         let BrokerTrust { trusted_roots, renewal } = link;
         let (outgoing, queue) = mpsc::channel(OUTGOING_QUEUE);
+        let followed = reconciler.begin_session().await;
         let hello = v1::Hello {
             agent_version: env!("CARGO_PKG_VERSION").into(),
             boot_id: machine_boot(),
-            last_generation: reconciler.begin_session().await,
+            last_generation: followed.state,
+            policy_generation: followed.policies,
             trusted_roots,
             checkpoint,
         };
@@ -214,17 +216,24 @@ impl BrokerSession {
         if wire.keep_protection {
             tracing::warn!(
                 generation = wire.generation,
-                "the broker does not know this host; closing every window and keeping the ports protected"
+                windows = wire.windows.len(),
+                "the broker does not know this host or cannot read its policies; closing every window besides these, and keeping the \
+                 ports protected"
             );
-            self.pending = Some((wire.generation, reconciler.close_windows(wire.generation)));
-            return Ok(());
         }
         // A missing age counts as zero: then every window ends earlier, never later.
         let heard_ago = convert::duration("heard_ago", message.heard_ago.as_ref()).unwrap_or_default();
         let anchor = anchor(BootTime(message.heard), heard_ago, clock::boottime());
-        match DesiredState::from_wire(wire, anchor) {
-            Ok(desired) => {
-                self.pending = Some((desired.generation, reconciler.accept(desired)));
+        let generation = wire.generation;
+        let answer = if wire.keep_protection {
+            let windows = DesiredState::windows_from_wire(wire, anchor);
+            windows.map(|windows| reconciler.keep_protection(generation, windows))
+        } else {
+            DesiredState::from_wire(wire, anchor).map(|desired| reconciler.accept(desired))
+        };
+        match answer {
+            Ok(answer) => {
+                self.pending = Some((generation, answer));
                 Ok(())
             }
             Err(invalid) => {

@@ -22,6 +22,10 @@ use crate::ledger::Ledger;
 use crate::lock::StateDirLock;
 use crate::window_log;
 
+/// The words for protection that the host keeps against the broker.
+pub(crate) const KEPT: &str = "the broker takes protection off with policies that are not newer than those that this host has followed: its store \
+    went back; apply the policies again with `postern policy apply`";
+
 /// The part of the status that only the running agent knows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunningStatus {
@@ -135,6 +139,10 @@ pub struct Status {
     pub generation: u64,
     /// The treatment of a protected port that has no window.
     pub mode: Option<Mode>,
+    /// The highest generation of policies that this host has followed; 0 if none.
+    pub policy_generation: u64,
+    /// True while the host keeps protection that the broker has taken off with policies that are not newer.
+    pub keeps_protection: bool,
     /// The protected ports.
     pub ports: Vec<ProtectedPort>,
     /// The open windows.
@@ -184,6 +192,8 @@ impl Status {
             running: running(&config.state_dir),
             generation: accepted.as_ref().map_or(0, |accepted| accepted.generation),
             mode: accepted.as_ref().map(|accepted| accepted.mode),
+            policy_generation: accepted.as_ref().map_or(0, |accepted| accepted.policies),
+            keeps_protection: accepted.as_ref().is_some_and(|accepted| accepted.keeps),
             ports: accepted.iter().flat_map(|accepted| accepted.ports.iter().copied()).collect(),
             windows: accepted.iter().flat_map(|accepted| accepted.windows.iter().map(window)).collect(),
             audit_checkpoint,
@@ -220,6 +230,9 @@ impl Status {
         writeln!(out, "generation   {}, mode {}", self.generation, or_none(mode))?;
         let ports: Vec<_> = self.ports.iter().map(ToString::to_string).collect();
         writeln!(out, "protected    {}", or_none(Some(ports.join(" ")).filter(|ports| !ports.is_empty())))?;
+        if self.keeps_protection {
+            writeln!(out, "kept         {KEPT}")?;
+        }
         if let Some(newest) = &self.audit_checkpoint {
             let Checkpoint { seq, at, .. } = &newest.checkpoint;
             writeln!(out, "audit log    checkpoint of record {seq}, signed at {at}")?;
@@ -270,6 +283,8 @@ mod tests {
             certificate_not_after: None,
             running: None,
             generation: 4,
+            policy_generation: 7,
+            keeps_protection: false,
             mode: Some(Mode::Enforce),
             ports: vec!["tcp/22".parse().unwrap()],
             windows: vec![OpenNow {

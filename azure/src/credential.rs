@@ -11,6 +11,7 @@ use azure_core::auth::{AccessToken, Secret, TokenCredential};
 use azure_core::error::ErrorKind;
 use data_encoding::BASE64URL_NOPAD;
 use postern_runtime::error_chain::error_chain;
+use postern_runtime::private_file;
 use ring::rand::SystemRandom;
 use ring::signature::{RSA_PKCS1_SHA256, RsaKeyPair};
 use serde::{Deserialize, Serialize};
@@ -101,11 +102,11 @@ impl EntraIdentity {
                 )
             }
             Credential::ClientSecret { application, secret_file } => {
-                let secret = read(secret_file).await?;
+                let secret = read_private(secret_file)?;
                 self.entra_request(application, &[("client_secret", &secret)])
             }
             Credential::ClientCertificate { application, certificate, key } => {
-                let (certificate, key) = (read(certificate).await?, read(key).await?);
+                let (certificate, key) = (read(certificate).await?, read_private(key)?);
                 let assertion = assertion(&self.token_url(application), application, &certificate, &key)?;
                 self.entra_request(
                     application,
@@ -165,9 +166,18 @@ impl EntraIdentity {
     }
 }
 
+/// The longest file of a secret that is read, in bytes.
+const MAX_SECRET_BYTES: u64 = 64 << 10;
+
 /// The scope of the tokens.
 pub(crate) fn scope(environment: &Environment) -> String {
     format!("{}/.default", environment.resource_manager)
+}
+
+/// Reads a secret, if no other user can read or change its file.
+fn read_private(path: &Path) -> Result<String, String> {
+    let text = private_file::read(path, MAX_SECRET_BYTES).map_err(|error| error_chain(&error))?;
+    Ok(text.trim().to_owned())
 }
 
 async fn read(path: &Path) -> Result<String, String> {

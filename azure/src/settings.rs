@@ -30,6 +30,20 @@ pub struct AzureSettings {
     pub rates: Rates,
 }
 
+impl AzureSettings {
+    /// Returns the files with secrets, each with its key in the broker's configuration.
+    pub fn private_files(&self) -> Vec<(&'static str, PathBuf)> {
+        match &self.credential {
+            Credential::ClientSecret { secret_file, .. } => {
+                vec![("azure.credential.secret_file", secret_file.clone())]
+            }
+            Credential::ClientCertificate { key, .. } => vec![("azure.credential.key", key.clone())],
+            // Kubernetes writes the token, and gives it the mode that it needs.
+            Credential::ManagedIdentity { .. } | Credential::WorkloadIdentity { .. } => Vec::new(),
+        }
+    }
+}
+
 /// The rates of calls that Azure meters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rates {

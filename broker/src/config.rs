@@ -23,6 +23,7 @@ use jiff::SignedDuration;
 use postern_core::{Invalid, ProtectedPort};
 use postern_pki::TrustDomain;
 pub use postern_runtime::log_format::LogFormat;
+use postern_runtime::private_file::{self, PrivateFileError};
 use postern_store::redis::RedisSettings;
 use serde::Deserialize;
 
@@ -33,6 +34,7 @@ pub use audit::AuditSettings;
 pub use defaults::default_management_ports;
 pub use span::lifetime;
 pub(crate) use store::check_store_url;
+pub use store::plain_warning;
 
 /// The broker's configuration.
 #[derive(Debug, Clone)]
@@ -207,6 +209,26 @@ impl BrokerConfig {
             aws,
             azure,
         })
+    }
+
+    /// Checks the modes and the owners of the files with secrets that the broker reads, as far as they exist.
+    ///
+    /// # Errors
+    /// Other users can read or change one; the error names the first, and the remedy.
+    pub fn check_private_files(&self) -> anyhow::Result<()> {
+        let dir = self.authority_dir();
+        let redis = self.redis.iter().flat_map(store::private_files);
+        let azure = self.azure.iter().flat_map(postern_azure::AzureSettings::private_files);
+        let own = [dir.join("records.key"), dir.join("intermediate.key"), self.root_key.clone()];
+        let own = own.into_iter().map(|file| ("data_dir", file));
+        for (key, file) in redis.chain(azure).chain(own) {
+            match private_file::open(&file) {
+                // A missing file has an error of its own where it is needed.
+                Ok(_) | Err(PrivateFileError::Read { .. }) => {}
+                Err(error) => anyhow::bail!("{key}: {error}"),
+            }
+        }
+        Ok(())
     }
 
     /// Returns the certificate authority's directory.

@@ -12,7 +12,7 @@ use postern_aws::Aws;
 use postern_azure::Azure;
 use postern_broker::authority;
 use postern_broker::checkpoints;
-use postern_broker::config::{BrokerConfig, LogFormat, lifetime};
+use postern_broker::config::{BrokerConfig, LogFormat, lifetime, plain_warning};
 use postern_broker::traces::{self, Exporter};
 use postern_broker::{migrate, run, setup};
 use postern_core::audit::Hash;
@@ -254,7 +254,11 @@ async fn execute(arguments: BrokerArguments) -> anyhow::Result<ExitCode> {
             ended?;
         }
         BrokerCommand::CheckConfig => {
+            config.check_private_files()?;
             if let Some(settings) = &config.redis {
+                if let Some(warning) = plain_warning(settings) {
+                    writeln!(out, "warning: {warning}")?;
+                }
                 for warning in Redis::warnings(settings).await.context("cannot look at Redis's settings")? {
                     writeln!(out, "warning: {warning}")?;
                 }

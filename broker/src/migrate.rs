@@ -8,10 +8,11 @@ use jiff::Timestamp;
 use postern_core::Invalid;
 use postern_store::redis::{Endpoint, RedisSettings};
 use postern_store::transfer::{Counts, MigrationOptions, Source, Target, transfer};
-use postern_store::{StoreError, embedded, redis};
+use postern_store::{Sealing, StoreError, embedded, redis};
 
 use crate::clock::Clock;
 use crate::config::{BrokerConfig, check_store_url};
+use crate::records_key::RecordsKeyFile;
 
 /// The name of a store on the command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,27 +96,31 @@ pub async fn migrate(config: &BrokerConfig, options: MigrateCommand) -> anyhow::
     if let StoreLocation::File(path) = &from {
         anyhow::ensure!(path.exists(), "there is no {}", path.display());
     }
-    let mut source = source(&from).await.with_context(|| format!("cannot open {from}"))?;
-    let mut target = target(&to).await.with_context(|| format!("cannot open {to}"))?;
+    let key = RecordsKeyFile::of(config);
+    let sealing = key.load_or_make().context("cannot use the records key")?;
+    let mut source = source(&from, &sealing).await.with_context(|| format!("cannot open {from}"))?;
+    let mut target = target(&to, &sealing).await.with_context(|| format!("cannot open {to}"))?;
     let now = |last: Option<&postern_core::audit::AuditRecord>| {
         Clock::start(last.map_or(Timestamp::UNIX_EPOCH, |last| last.event.at)).now()
     };
-    transfer(source.as_mut(), target.as_mut(), &how, now)
+    let counts = transfer(source.as_mut(), target.as_mut(), &how, now)
         .await
-        .with_context(|| format!("cannot move {from} to {to}"))
+        .with_context(|| format!("cannot move {from} to {to}"))?;
+    key.settle()?;
+    Ok(counts)
 }
 
-async fn source(found: &StoreLocation) -> Result<Box<dyn Source>, StoreError> {
+async fn source(found: &StoreLocation, sealing: &Sealing) -> Result<Box<dyn Source>, StoreError> {
     Ok(match found {
-        StoreLocation::File(path) => Box::new(embedded::Transfer::open(path)?),
-        StoreLocation::Redis(settings) => Box::new(redis::Transfer::open(settings).await?),
+        StoreLocation::File(path) => Box::new(embedded::Transfer::open(path, sealing)?),
+        StoreLocation::Redis(settings) => Box::new(redis::Transfer::open(settings, sealing).await?),
     })
 }
 
-async fn target(found: &StoreLocation) -> Result<Box<dyn Target>, StoreError> {
+async fn target(found: &StoreLocation, sealing: &Sealing) -> Result<Box<dyn Target>, StoreError> {
     Ok(match found {
-        StoreLocation::File(path) => Box::new(embedded::Transfer::open(path)?),
-        StoreLocation::Redis(settings) => Box::new(redis::Transfer::open(settings).await?),
+        StoreLocation::File(path) => Box::new(embedded::Transfer::open(path, sealing)?),
+        StoreLocation::Redis(settings) => Box::new(redis::Transfer::open(settings, sealing).await?),
     })
 }
 

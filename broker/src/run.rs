@@ -41,6 +41,7 @@ use crate::cluster::Cluster;
 use crate::cluster::follower::{Follower, LATE_AFTER};
 use crate::cluster::membership::{MembershipKeeper, RENEWAL_INTERVAL};
 use crate::config::BrokerConfig;
+use crate::forgeries::{self, REPORT_INTERVAL};
 use crate::layers::cloud::CloudLayer;
 use crate::layers::host::sessions::AgentSessions;
 use crate::layers::observer::Observer;
@@ -49,6 +50,7 @@ use crate::monitoring::{self, MonitoringState, UPKEEP_INTERVAL};
 use crate::principals::{Journal, LOOK_INTERVAL, PrincipalKeeper, Revocations};
 use crate::readiness::{self, CHECK_INTERVAL, Readiness, in_words};
 use crate::reconcile::{LONGEST_SLEEP, Reconciler};
+use crate::records_key::RecordsKeyFile;
 use crate::retention::{ROUND_INTERVAL, RetentionKeeper};
 use crate::signals::rounds::{RoundReporter, Rounds, Task};
 use crate::signals::{GrantChanges, ShutdownPhase, Wakeups, parts};
@@ -70,6 +72,7 @@ pub type Providers = BTreeMap<CloudKind, Arc<dyn Provider>>;
 pub async fn serve(config: BrokerConfig, providers: Providers) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    config.check_private_files()?;
     let opened = open_store(&config).await?;
     let (phase, shutdown) = watch::channel(ShutdownPhase::Running);
     let readiness = Readiness::default();
@@ -177,7 +180,9 @@ async fn start(
     let progress = Arc::clone(&parts.progress);
     let reporter = parts.reporter(Task::Sample, Some(SAMPLE_INTERVAL));
     tasks.spawn("sample", telemetry::keep_sampling(parts.store.clone(), progress, clock, reporter));
-    tasks.spawn("store", store::watch_for_loss(parts.store.clone(), config.redis.clone(), clock));
+    let sealing = RecordsKeyFile::of(config).load_or_make()?;
+    let reopening = config.redis.clone().map(|settings| (settings, sealing));
+    tasks.spawn("store", store::watch_for_loss(parts.store.clone(), reopening, clock));
     let (joined, is_joined) = tokio::sync::oneshot::channel();
     let reporter = parts.reporter(Task::Membership, Some(RENEWAL_INTERVAL));
     tasks.spawn("membership", parts.membership(config, Arc::clone(&standing), head).keep(joined, reporter));
@@ -207,6 +212,8 @@ async fn start(
     tasks.spawn("clock", watch_clock(clock, standing, parts.reporter(Task::Clock, Some(CLOCK_INTERVAL))));
     let reporter = parts.reporter(Task::Principals, Some(LOOK_INTERVAL));
     tasks.spawn("principals", parts.principals(config, authority).keep(reporter));
+    let reporter = parts.reporter(Task::Forgeries, Some(REPORT_INTERVAL));
+    tasks.spawn("forgeries", forgeries::keep_reporting(parts.store.clone(), clock, reporter));
     let reporter = parts.reporter(Task::Denials, Some(SUMMARY_INTERVAL));
     tasks.spawn("denials", denials::keep_summarizing(Arc::clone(&app), reporter));
     let reporter = parts.reporter(Task::Retention, Some(ROUND_INTERVAL));
@@ -305,8 +312,11 @@ impl Parts {
         head: watch::Sender<u64>,
     ) -> MembershipKeeper {
         let (readiness, checkpoints) = (self.readiness.clone(), Arc::clone(&self.checkpoints));
-        let warnings =
-            move || [standing.warnings(), in_words(&readiness.shortages()), checkpoints.warnings()].concat();
+        let store = self.store.clone();
+        let warnings = move || {
+            let shortages = in_words(&readiness.shortages());
+            [standing.warnings(), shortages, checkpoints.warnings(), store.forgeries().warnings()].concat()
+        };
         MembershipKeeper {
             cluster: Arc::clone(&self.cluster),
             sessions: Arc::clone(&self.sessions),
@@ -416,7 +426,7 @@ fn limits_of(config: &BrokerConfig) -> Limits {
 /// Refuses to start with a root key that other users can read: it is leaked, and an operator has to know before it signs.
 fn refuse_exposed_root_key(authority: &Authority, config: &BrokerConfig) -> anyhow::Result<()> {
     match authority.check_root_key(&config.root_key) {
-        Err(error @ PkiError::ExposedKey { .. }) => Err(error.into()),
+        Err(error @ (PkiError::ExposedKey { .. } | PkiError::ForeignKey(_))) => Err(error.into()),
         Ok(()) | Err(_) => Ok(()),
     }
 }

@@ -59,6 +59,11 @@ pub(crate) fn store_room(room: Option<&RoomStatus>) {
     metrics::gauge!(STORE_LOW).set(f64::from(u8::from(room.is_some_and(RoomStatus::is_low))));
 }
 
+/// Counts the reads of the store that met a forged record.
+pub(crate) fn forged_records_met(reads: u64) {
+    metrics::counter!(STORE_FORGED).increment(reads);
+}
+
 /// Shows how many handshakes are in progress.
 pub(crate) fn handshakes(count: usize) {
     connections("handshake", count);

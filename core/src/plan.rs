@@ -213,8 +213,8 @@ fn windows_in<'a>(
 /// The complete desired state of a target's host layer. The agent removes every window that is not in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DesiredHost {
-    /// The protected ports and the mode.
-    pub protection: Protection,
+    /// The protected ports and the mode; none while the policies cannot be read: the host keeps its own.
+    pub protection: Option<Protection>,
     /// The open windows, sorted.
     pub windows: BTreeSet<LayerWindow>,
 }
@@ -222,7 +222,7 @@ pub struct DesiredHost {
 /// Returns the desired state of a target's host layer at `now`, from the grants on the target.
 pub fn desired_host<'a>(
     target: &TargetId,
-    protection: Protection,
+    protection: Option<Protection>,
     grants: impl IntoIterator<Item = &'a Grant>,
     now: Timestamp,
 ) -> DesiredHost {

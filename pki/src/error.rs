@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use postern_runtime::private_file::PrivateFileError;
+
 /// An error of keys or certificates.
 #[derive(Debug, thiserror::Error)]
 pub enum PkiError {
@@ -22,6 +24,9 @@ pub enum PkiError {
         /// The permission bits of the file.
         mode: u32,
     },
+    /// A private key belongs to another user.
+    #[error(transparent)]
+    ForeignKey(PrivateFileError),
     /// A private key is not a plain file.
     #[error("{} is not a plain file; put the key itself there", path.display())]
     NotAFile {

@@ -2,10 +2,10 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read as _};
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use postern_runtime::files;
+use postern_runtime::private_file::{self, PrivateFileError};
 
 use crate::PkiError;
 
@@ -17,17 +17,17 @@ pub(crate) fn make_dir(dir: &Path) -> Result<(), PkiError> {
     files::make_private_dir_all(dir).map_err(|source| failed(dir, source))
 }
 
-/// Reads the file of a private key; refuses a file that other users can read.
+/// Reads the file of a private key; refuses a file that other users can read or change.
 pub(crate) fn read_private(path: &Path) -> Result<String, PkiError> {
     let metadata = fs::symlink_metadata(path).map_err(|source| failed(path, source))?;
     if !metadata.is_file() {
         return Err(PkiError::NotAFile { path: path.to_owned() });
     }
-    let mode = metadata.permissions().mode() & 0o777;
-    if mode & 0o077 != 0 {
-        return Err(PkiError::ExposedKey { path: path.to_owned(), mode });
-    }
-    read(path)
+    private_file::read(path, MAX_FILE_BYTES).map_err(|error| match error {
+        PrivateFileError::Exposed { path, mode } => PkiError::ExposedKey { path, mode },
+        PrivateFileError::Read { path, source } => PkiError::File { path, source },
+        error @ PrivateFileError::Owner { .. } => PkiError::ForeignKey(error),
+    })
 }
 
 /// Reads a file.

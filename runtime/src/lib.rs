@@ -9,6 +9,7 @@
 //! - [`clock`] reads the clocks. Other code gets the time as an argument.
 //! - [`tasks`] owns the tasks that last as long as the process. The end of one ends the process.
 //! - [`files`] replaces a file whole, with the mode that it should have from its first byte.
+//! - [`private_file`] reads a secret, if no other user can read or change its file.
 //! - [`private_place`] checks that no other user can change the directory of a secret.
 //! - [`backoff`] counts growing pauses with jitter.
 //! - [`error_chain`] writes an error and its causes on one line.
@@ -24,5 +25,6 @@ pub mod clock;
 pub mod error_chain;
 pub mod files;
 pub mod log_format;
+pub mod private_file;
 pub mod private_place;
 pub mod tasks;

@@ -10,7 +10,7 @@ use crate::coordination::Lease;
 use crate::document::Document;
 use crate::durable::Durable;
 use crate::error::StoreError;
-use crate::kind::Kind;
+use crate::kind::{Kind, LastVersion};
 use crate::room::Room;
 
 /// A database for documents and the audit log.
@@ -36,15 +36,18 @@ pub trait Backend: Send + Sync + 'static {
     /// It may be lost with the server that has it.
     async fn get_durable(&self, kind: Kind, key: &str) -> Result<Durable<Option<Document>>, StoreError>;
 
+    /// Returns the last version of a document, which may have been deleted.
+    async fn last_version(&self, kind: Kind, key: &str) -> Result<LastVersion, StoreError>;
+
     /// Returns every document of a kind, in the order of the keys' text.
     async fn list(&self, kind: Kind) -> Result<Vec<Document>, StoreError>;
 
     /// Returns the documents in a range of an index.
     async fn range(&self, kind: Kind, range: Range<'_>) -> Result<Vec<Document>, StoreError>;
 
-    /// Returns up to about `limit` documents of a kind with their keys, in no order, from the beginning or from the end of another
+    /// Returns up to about `limit` documents of a kind, in no order, from the beginning or from the end of another
     /// page. Every document that is there from the first page to the last is on one of them.
-    async fn scan(&self, kind: Kind, from: Option<&str>, limit: usize) -> Result<KeyedPage, StoreError>;
+    async fn scan(&self, kind: Kind, from: Option<&str>, limit: usize) -> Result<DocumentPage, StoreError>;
 
     /// Returns the number of documents in an index.
     async fn count(&self, kind: Kind, index: &str) -> Result<usize, StoreError>;
@@ -109,11 +112,11 @@ impl<'a> Range<'a> {
     }
 }
 
-/// A page of documents with their keys.
+/// A page of documents.
 #[derive(Debug, Default)]
-pub struct KeyedPage {
+pub struct DocumentPage {
     /// The documents, each once.
-    pub documents: Vec<(String, Document)>,
+    pub documents: Vec<Document>,
     /// The beginning of the next page; none after the last one.
     pub next: Option<String>,
 }

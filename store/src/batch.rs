@@ -115,7 +115,7 @@ impl Write {
     ///
     /// `found` is none if there is no such record. `last` is the version of the record before it was deleted, if it was.
     pub(crate) fn version_after(&self, found: Option<Version>, last: Version) -> Option<Version> {
-        let may_be_made = self.expect.holds(found) && (self.put.is_some() || found.is_some());
+        let may_be_made = self.expect.holds(found, last) && (self.put.is_some() || found.is_some());
         may_be_made.then_some(last + 1)
     }
 }
@@ -145,6 +145,9 @@ impl Put {
 pub enum Expect {
     /// The record does not exist.
     Absent,
+    /// The record does not exist, and had this version before it was deleted; 0 if it left none. The store itself asks this, to know
+    /// the version that it seals.
+    AbsentAfter(Version),
     /// The record has this version.
     Version(Version),
     /// No condition.
@@ -152,10 +155,12 @@ pub enum Expect {
 }
 
 impl Expect {
-    /// Reports whether the condition holds for a record with this version; `None`: there is no such record.
-    pub(crate) fn holds(self, found: Option<Version>) -> bool {
+    /// Reports whether the condition holds for a record with this version; `None`: there is no such record. `last` is the version
+    /// of the record before it was deleted, if it was.
+    pub(crate) fn holds(self, found: Option<Version>, last: Version) -> bool {
         match self {
             Self::Absent => found.is_none(),
+            Self::AbsentAfter(version) => found.is_none() && last == version,
             Self::Version(version) => found == Some(version),
             Self::Any => true,
         }

@@ -46,6 +46,29 @@ pub enum StoreError {
     /// The store was moved away, or its migration was not completed; nothing was touched.
     #[error(transparent)]
     Migration(#[from] MigrationError),
+    /// A record was made or changed by a program that does not have the records key; it counts for nothing.
+    #[error(
+        "{what} in the store is forged: its seal does not fit this broker's ca/records.key; find out who can write the store"
+    )]
+    Forged {
+        /// The record.
+        what: String,
+    },
+    /// The policies are not those that were kept last: the store has lost one, or has brought one back.
+    #[error(
+        "the policies in the store are not those that were kept last: {what}; apply that policy again or delete it \
+         (`postern policy apply`, `postern policy delete`), or restore a backup; until then hosts keep their protection"
+    )]
+    PoliciesLost {
+        /// The policy, and the difference.
+        what: String,
+    },
+    /// The store was sealed with another records key; nothing was touched.
+    #[error(
+        "the store was sealed with another records key: copy ca/records.key in data_dir from a broker that uses this store, \
+         with its owner and mode 0600"
+    )]
+    OtherKey,
     /// A record cannot be read.
     #[error("the store's {what} cannot be read; restore a backup")]
     Corrupt {

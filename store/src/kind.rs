@@ -5,6 +5,18 @@ use std::fmt;
 /// The count of a record's changes, from 1.
 pub type Version = u64;
 
+/// The largest version that a broker writes: a database's own numbers hold it exactly. A larger one is another program's.
+pub(crate) const MAX_VERSION: Version = 999_999_999_999_999;
+
+/// The last version of a document.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LastVersion {
+    /// The version; 0 if there is no document, and it left none.
+    pub version: Version,
+    /// Set if the document is there.
+    pub is_there: bool,
+}
+
 /// A kind of record, as a backend knows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Kind {
@@ -17,6 +29,10 @@ pub struct Kind {
     pub keeps_versions: bool,
     /// Set if the event of a commit names the records that it changed, for the other brokers.
     pub is_announced: bool,
+    /// Set if the records are sealed: the store takes none that another program wrote.
+    pub is_sealed: bool,
+    /// Set if a list of the kind is an error while one of its records is forged, because the lack of a record gives rights.
+    pub is_whole: bool,
 }
 
 impl Kind {
@@ -38,7 +54,7 @@ impl Kind {
             assert!(!is_same(letters, RESERVED[at].as_bytes()), "the store uses this name itself");
             at += 1;
         }
-        Self { name, noun, keeps_versions: false, is_announced: false }
+        Self { name, noun, keeps_versions: false, is_announced: false, is_sealed: false, is_whole: false }
     }
 
     /// Keeps the versions of deleted records.
@@ -52,10 +68,22 @@ impl Kind {
     pub const fn announced(self) -> Self {
         Self { is_announced: true, ..self }
     }
+
+    /// Seals the records.
+    #[must_use]
+    pub const fn sealed(self) -> Self {
+        Self { is_sealed: true, ..self }
+    }
+
+    /// Seals the records, and leaves no forged one out of a list.
+    #[must_use]
+    pub const fn sealed_whole(self) -> Self {
+        Self { is_sealed: true, is_whole: true, ..self }
+    }
 }
 
 /// The names of other things that a store keeps: on Redis, the records of a kind are a key beside these.
-const RESERVED: [&str; 19] = [
+const RESERVED: [&str; 20] = [
     "audit",
     "base",
     "confirmed",
@@ -72,6 +100,7 @@ const RESERVED: [&str; 19] = [
     "moved",
     "queue",
     "schema",
+    "sealed",
     "statuses",
     "turn",
     "upgrading",

@@ -15,6 +15,8 @@
 //!   or moved line shows (I9). Its end, number and hash, is the *head*. Old records may leave the store once they are elsewhere
 //!   ([`Transaction::cut_audit`]); the head of the last one that left is the *base*, from which the rest of the chain goes on. The number rises with every change of the store,
 //!   and serves as the generation of what agents are sent.
+//! - A *seal* shows that a broker wrote a record (`seal.rs`). [`Store`] seals every record that gives or takes rights, and takes
+//!   none whose seal does not fit.
 //! - A [`Backend`] is a database under the store. It keeps *documents*: keys, versions, texts and the names of indexes. No
 //!   backend knows a kind of record, and [`Store`] is the thin layer that gives the documents their types.
 //!
@@ -26,7 +28,7 @@
 //! **On failure.** [`StoreError::Conflict`], [`StoreError::Fenced`], [`StoreError::Full`],
 //! [`StoreError::LowOnSpace`] and [`StoreError::Unaudited`] mean that nothing was changed. After [`StoreError::Unavailable`] the transaction may or may not have been applied. The
 //! caller sends it again: if its writes are conditional, it then conflicts or has the same effect. A record that cannot
-//! be read is an error, never an absent record. A store that lost confirmed records ends the broker ([`Store::lost`]).
+//! be read is an error, never an absent record; a forged one gives no right ([`StoreError::Forged`]). A store that lost confirmed records ends the broker ([`Store::lost`]).
 //!
 //! The backends are SQLite for one broker ([`embedded`]) and Redis for several ([`redis`]); both pass
 //! `testing/conformance.rs`. How several brokers share one store is [`coordination`], and how a store moves is [`transfer`].
@@ -39,6 +41,9 @@ mod document;
 mod durable;
 pub mod embedded;
 mod error;
+#[cfg(test)]
+mod forged_tests;
+mod forgeries;
 mod headroom;
 mod indexes;
 mod kind;
@@ -48,6 +53,8 @@ pub mod redis;
 mod room;
 #[cfg(test)]
 mod schema_2;
+mod seal;
+mod sealed_batch;
 pub mod single_broker;
 mod store;
 #[cfg(any(test, feature = "testing"))]
@@ -55,23 +62,26 @@ pub mod testing;
 mod transaction;
 pub mod transfer;
 
-pub use backend::{Backend, KeyedPage, Order, Range, Snapshot, SnapshotQuery};
+pub use backend::{Backend, DocumentPage, Order, Range, Snapshot, SnapshotQuery};
 pub use batch::{AuditCut, Batch, Expect, Put, Write};
 pub use coordination::{Coordination, Lease};
 pub use document::Document;
 pub use durable::Durable;
 pub use error::{MigrationError, StoreError};
+pub use forgeries::{Forgeries, NewForgeries};
 pub use headroom::{Reserve, RoomStatus};
 pub use indexes::{ALL, Indexes};
-pub use kind::{Kind, Part, Version};
-pub use record::{Found, Record, Versioned};
+pub use kind::{Kind, LastVersion, Part, Version};
+pub use record::{ForgedRecord, Found, FoundPage, Record, RecordPage, Versioned};
 pub use records::agent::{AgentRecord, Ban, CloneAlarm, Forgotten};
 pub use records::grant::{GrantQuery, TargetSnapshot};
 pub use records::intermediate::RevokedIntermediate;
 pub use records::issued::{IssuedCertificate, IssuedPrincipal};
+pub use records::manifest::{KeptPolicies, PolicyManifest, TheManifest};
 pub use records::request::{RequestKey, RequestRecord};
 pub use records::revocation::{Revocation, RevokedProof};
 pub use records::token::{TokenHash, TokenRecord};
 pub use room::{Medium, Room};
+pub use seal::{RecordsKey, Sealer, Sealing};
 pub use store::Store;
 pub use transaction::Transaction;

@@ -47,6 +47,37 @@ pub struct Found<T> {
     pub version: Version,
 }
 
+/// A record whose seal does not fit, as a page finds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ForgedRecord {
+    /// The text of the key.
+    pub key: String,
+    /// The version; 0 if it cannot be read.
+    pub version: Version,
+}
+
+/// A page of an index.
+#[derive(Debug)]
+pub struct RecordPage<T> {
+    /// The records, in the order of the range.
+    pub records: Vec<Versioned<T>>,
+    /// The forged ones among them.
+    pub forged: Vec<ForgedRecord>,
+    /// The key of the last document, forged or not, at which the next page begins; none if the index has no more.
+    pub next: Option<String>,
+}
+
+/// A page of a scan.
+#[derive(Debug)]
+pub struct FoundPage<T> {
+    /// The records.
+    pub found: Vec<Found<T>>,
+    /// The forged ones among them.
+    pub forged: Vec<ForgedRecord>,
+    /// The beginning of the next page; none after the last one.
+    pub next: Option<String>,
+}
+
 /// A record and its version.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Versioned<T> {

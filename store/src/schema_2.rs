@@ -139,7 +139,10 @@ pub(crate) async fn is_whole(opened: &impl Leasing) {
     );
     let lease = opened.lease(&"host:vm-1".parse().unwrap()).await;
     let snapshot = store.snapshot(&lease).await.unwrap();
-    assert_eq!((snapshot.grants.len(), snapshot.policies.len(), snapshot.seq), (1, 1, head.seq));
+    assert_eq!(
+        (snapshot.grants.len(), snapshot.policies.unwrap().policies.len(), snapshot.seq),
+        (1, 1, head.seq)
+    );
 
     goes_on(store).await.unwrap();
     assert!(store.token(&TokenHash(TOKENS[0].0)).await.unwrap().is_none());

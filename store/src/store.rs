@@ -1,17 +1,28 @@
 //! The store as a use case sees it: records by their types, over a backend that knows none.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use postern_core::Policy;
 use postern_core::audit::Head;
+use postern_core::{Name, Policy};
 
 use crate::backend::{Backend, Range};
+use crate::batch::{Batch, Expect};
+use crate::body::corrupt;
 use crate::document::Document;
 use crate::durable::Durable;
 use crate::error::StoreError;
+use crate::forgeries::Forgeries;
 use crate::headroom::{Headroom, Reserve, RoomStatus};
-use crate::record::{Found, Record, Versioned};
+use crate::kind::LastVersion;
+use crate::record::{ForgedRecord, Found, FoundPage, Record, RecordPage, Versioned};
+use crate::records::manifest::{KeptPolicies, MAX_FOLLOWED, PolicyManifest, TheManifest};
+use crate::seal::Sealer;
+use crate::sealed_batch::{SealedBatch, says_its_versions, seal, seal_as_said};
 use crate::transaction::Transaction;
+
+/// The number of times that the manifest of the policies is read again if it does not fit them.
+const MANIFEST_READS: usize = 3;
 
 /// A store of records and the audit log. Cheap to clone.
 ///
@@ -20,6 +31,10 @@ use crate::transaction::Transaction;
 pub struct Store {
     backend: Arc<dyn Backend>,
     headroom: Option<Arc<Headroom>>,
+    sealer: Sealer,
+    forgeries: Arc<Forgeries>,
+    /// The highest generation of policies that an agent has followed.
+    followed: Arc<AtomicU64>,
 }
 
 impl std::fmt::Debug for Store {
@@ -29,9 +44,20 @@ impl std::fmt::Debug for Store {
 }
 
 impl Store {
-    /// Makes the store over a backend.
-    pub fn new(backend: Arc<dyn Backend>) -> Self {
-        Self { backend, headroom: None }
+    /// Makes the store over a backend whose records have the seals of this sealer.
+    pub fn new(backend: Arc<dyn Backend>, sealer: Sealer) -> Self {
+        Self { backend, headroom: None, sealer, forgeries: Arc::default(), followed: Arc::default() }
+    }
+
+    /// Returns the same store with a backend that wraps this one's.
+    #[must_use]
+    pub fn wrapped(&self, wrap: impl FnOnce(Arc<dyn Backend>) -> Arc<dyn Backend>) -> Self {
+        Self { backend: wrap(Arc::clone(&self.backend)), ..self.clone() }
+    }
+
+    /// Returns the forged records that reads of this store have met.
+    pub fn forgeries(&self) -> &Forgeries {
+        &self.forgeries
     }
 
     /// Makes the store keep a reserve: see [`Transaction::giving_way`].
@@ -60,12 +86,141 @@ impl Store {
     /// the store is low on space, [`StoreError::Unaudited`] for changes without an audit event; nothing was changed. Of the other errors only [`StoreError::Unavailable`] leaves the outcome unknown.
     pub async fn commit(&self, transaction: Transaction) -> Result<Head, StoreError> {
         let gives_way = transaction.gives_way;
-        let batch = transaction.into_batch()?;
+        let mut batch = transaction.into_batch()?;
         if let Some(headroom) = self.headroom.as_ref().filter(|_| gives_way) {
             // Boxed, as few transactions give way: every caller's future would hold its size.
             Box::pin(headroom.admit(&*self.backend, batch.size())).await?;
         }
-        self.backend.apply(batch).await
+        if says_its_versions(&batch) {
+            seal_as_said(&mut batch, &self.sealer);
+            return self.backend.apply(batch).await;
+        }
+        // Boxed for the same reason.
+        Box::pin(self.commit_at_last_versions(batch)).await
+    }
+
+    /// Commits a batch of which some writes do not say the version after them, or that changes policies. It conflicts with what was
+    /// read for it only if that has moved since: then it is read again.
+    async fn commit_at_last_versions(&self, batch: Batch) -> Result<Head, StoreError> {
+        let mut before = None;
+        loop {
+            let (sealed, read) =
+                self.with_manifest(seal(batch.clone(), &self.sealer, &*self.backend).await?).await?;
+            let outcome = self.backend.apply(sealed).await;
+            if !matches!(outcome, Err(StoreError::Conflict { .. })) || before.as_ref() == Some(&read) {
+                return outcome;
+            }
+            before = Some(read);
+        }
+    }
+
+    /// Adds the manifest to a batch that changes policies. Returns the batch with the versions that were read for it.
+    async fn with_manifest(&self, sealed: SealedBatch) -> Result<(Batch, Vec<LastVersion>), StoreError> {
+        let SealedBatch { mut batch, mut read, policies } = sealed;
+        if policies.is_empty() {
+            return Ok((batch, read));
+        }
+        let last = self.backend.last_version(PolicyManifest::KIND, &TheManifest.to_string()).await?;
+        let mut manifest = match self.genuine::<PolicyManifest>(&TheManifest).await? {
+            Some(manifest) => manifest.record,
+            // The policies of a store that has no manifest yet.
+            None => self.manifest_of_what_is_there().await?,
+        };
+        let expect = if last.is_there { Expect::Version(last.version) } else { Expect::Absent };
+        read.push(last);
+        for (name, version) in policies {
+            let parsed: Name = name.parse().map_err(|source| corrupt("policy", source))?;
+            if version.is_none() && manifest.policies.contains_key(&parsed) {
+                // A policy that the store has lost is deleted in the manifest alone.
+                let there = self.backend.last_version(Policy::KIND, &name).await?;
+                read.push(there);
+                batch.writes.retain(|write| {
+                    there.is_there || write.kind != Policy::KIND || write.key != name || write.put.is_some()
+                });
+            }
+            match version {
+                Some(version) => drop(manifest.policies.insert(parsed, version)),
+                None => drop(manifest.policies.remove(&parsed)),
+            }
+        }
+        manifest.generation =
+            manifest.generation.max(self.followed.load(Ordering::Relaxed)).saturating_add(1);
+        let write = Transaction::default().put(&TheManifest, manifest, expect).into_batch()?;
+        batch.writes.extend(seal(write, &self.sealer, &*self.backend).await?.batch.writes);
+        Ok((batch, read))
+    }
+
+    async fn manifest_of_what_is_there(&self) -> Result<PolicyManifest, StoreError> {
+        let found = self.backend.list(Policy::KIND).await?;
+        let genuine = found.iter().filter_map(|document| document.versioned::<Policy>(&self.sealer).ok());
+        let policies = genuine.map(|policy| (policy.record.name, policy.version)).collect();
+        Ok(PolicyManifest { generation: 0, policies })
+    }
+
+    /// Returns every policy with the generation of their manifest.
+    ///
+    /// # Errors
+    /// The store failed, or [`StoreError::Forged`] or [`StoreError::PoliciesLost`] if they are not those that were kept last.
+    pub(crate) async fn kept_policies(&self) -> Result<KeptPolicies, StoreError> {
+        let mut tries = 0;
+        loop {
+            let manifest = self.manifest().await?;
+            let policies = self.list::<Policy>().await?;
+            match manifest.check(&policies) {
+                Ok(()) => return Ok(KeptPolicies { generation: manifest.generation, policies }),
+                // Another broker may have changed one between the two reads.
+                Err(_) if tries < MANIFEST_READS => tries += 1,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Returns the manifest; one that names what is there if the store has none, for a store in which no policy was written since.
+    async fn manifest(&self) -> Result<PolicyManifest, StoreError> {
+        match self.get::<PolicyManifest>(&TheManifest).await? {
+            Some(manifest) => Ok(manifest.record),
+            None => self.manifest_of_what_is_there().await,
+        }
+    }
+
+    /// Checks policies that were read at one instant, and returns their generation.
+    ///
+    /// # Errors
+    /// They are not those that were kept last, or the manifest cannot be read.
+    pub(crate) async fn generation_of(&self, policies: &[Versioned<Policy>]) -> Result<u64, StoreError> {
+        let mut tries = 0;
+        loop {
+            let manifest = self.manifest().await?;
+            match manifest.check(policies) {
+                Ok(()) => return Ok(manifest.generation),
+                Err(_) if tries < MANIFEST_READS => tries += 1,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Notes the generation of policies that an agent has followed: the next change of a policy gets a higher one.
+    pub fn agent_follows(&self, generation: u64) {
+        if generation <= MAX_FOLLOWED {
+            self.followed.fetch_max(generation, Ordering::Relaxed);
+        }
+    }
+
+    /// Reports whether the store has lost a policy that is kept.
+    ///
+    /// # Errors
+    /// The manifest cannot be read.
+    pub async fn has_lost_policy(&self, name: &Name) -> Result<bool, StoreError> {
+        let is_kept = self.manifest().await?.policies.contains_key(name);
+        Ok(is_kept && self.genuine::<Policy>(name).await?.is_none())
+    }
+
+    /// Reports whether an agent has followed newer policies than the store has: the store went back.
+    ///
+    /// # Errors
+    /// The manifest cannot be read.
+    pub async fn went_back_behind_agents(&self) -> Result<bool, StoreError> {
+        Ok(self.manifest().await?.generation < self.followed.load(Ordering::Relaxed))
     }
 
     /// Returns the record with this key.
@@ -74,7 +229,38 @@ impl Store {
     /// Here and in every other read: the store failed, or a record in it cannot be read.
     pub async fn get<R: Record>(&self, key: &R::Key) -> Result<Option<Versioned<R>>, StoreError> {
         let found = self.backend.get(R::KIND, &key.to_string()).await?;
-        found.map(|document| document.versioned()).transpose()
+        found.map(|document| self.noting(document.versioned(&self.sealer))).transpose()
+    }
+
+    /// Returns the record with this key as [`Self::get`] does; a forged one counts as none.
+    ///
+    /// # Errors
+    /// As [`Self::get`], for other reasons.
+    pub async fn genuine<R: Record>(&self, key: &R::Key) -> Result<Option<Versioned<R>>, StoreError> {
+        match self.get(key).await {
+            Err(StoreError::Forged { .. }) => Ok(None),
+            found => found,
+        }
+    }
+
+    /// Returns the record that a caller is about to replace, with the condition of that write: a forged one counts as none, and is
+    /// written over.
+    ///
+    /// # Errors
+    /// As [`Self::genuine`].
+    pub async fn to_replace<R: Record>(
+        &self,
+        key: &R::Key,
+    ) -> Result<(Option<Versioned<R>>, Expect), StoreError> {
+        match self.get::<R>(key).await {
+            Ok(Some(found)) => {
+                let expect = Expect::Version(found.version);
+                Ok((Some(found), expect))
+            }
+            Ok(None) => Ok((None, Expect::Absent)),
+            Err(StoreError::Forged { .. }) => Ok((None, Expect::Any)),
+            Err(error) => Err(error),
+        }
     }
 
     /// Returns the record with this key, or that there is none, once that is as durable as an answered commit.
@@ -86,41 +272,110 @@ impl Store {
         key: &R::Key,
     ) -> Result<Durable<Option<Versioned<R>>>, StoreError> {
         let found = self.backend.get_durable(R::KIND, &key.to_string()).await?;
-        Ok(Durable::new(found.into_inner().map(|document| document.versioned()).transpose()?))
+        let found = found.into_inner().map(|document| self.noting(document.versioned(&self.sealer)));
+        Ok(Durable::new(found.transpose()?))
     }
 
-    /// Returns every record of a kind, in the order of the keys' text.
+    /// Returns every record of a kind, in the order of the keys' text, without the forged ones.
     ///
     /// # Errors
-    /// The store failed, or a record in it cannot be read.
+    /// The store failed, a record in it cannot be read, or one is forged of which the list must have every one.
     pub async fn list<R: Record>(&self) -> Result<Vec<Versioned<R>>, StoreError> {
-        versioned(&self.backend.list(R::KIND).await?)
+        self.without_forged(&self.backend.list(R::KIND).await?, None)
     }
 
-    /// Returns the records in a range of an index.
+    /// Returns the records in a range of an index, without the forged ones.
     ///
     /// # Errors
-    /// The store failed, or a record in it cannot be read.
+    /// As [`Self::list`].
     pub async fn range<R: Record>(&self, range: Range<'_>) -> Result<Vec<Versioned<R>>, StoreError> {
-        versioned(&self.backend.range(R::KIND, range).await?)
+        self.page(range).await.map(|page| page.records)
+    }
+
+    /// Returns a page of an index: its records, the forged ones apart, and where the next page begins.
+    ///
+    /// # Errors
+    /// As [`Self::list`].
+    pub async fn page<R: Record>(&self, range: Range<'_>) -> Result<RecordPage<R>, StoreError> {
+        let found = self.backend.range(R::KIND, range).await?;
+        let next =
+            found.last().filter(|_| found.len() >= range.limit).map(|document| document.key.to_string());
+        let (records, forged) = self.sorted(&found, Some(range.index))?;
+        Ok(RecordPage { records: records.into_iter().map(|(_, record)| record).collect(), forged, next })
+    }
+
+    /// Returns the records of the documents, of an index if one is named, and leaves forged ones out if the kind allows it.
+    pub(crate) fn without_forged<R: Record>(
+        &self,
+        documents: &[Document],
+        index: Option<&str>,
+    ) -> Result<Vec<Versioned<R>>, StoreError> {
+        let (records, _) = self.sorted(documents, index)?;
+        Ok(records.into_iter().map(|(_, record)| record).collect())
+    }
+
+    /// Returns the records of the documents, each with its document, and the forged ones apart if the kind allows it.
+    fn sorted<'a, R: Record>(
+        &self,
+        documents: &'a [Document],
+        index: Option<&str>,
+    ) -> Result<(Vec<(&'a Document, Versioned<R>)>, Vec<ForgedRecord>), StoreError> {
+        let (mut records, mut forged) = (Vec::with_capacity(documents.len()), Vec::new());
+        for document in documents {
+            let found = match index {
+                Some(index) => document.indexed::<R>(&self.sealer, index),
+                None => document.versioned::<R>(&self.sealer),
+            };
+            match self.noting(found) {
+                Ok(record) => records.push((document, record)),
+                Err(StoreError::Forged { .. }) if !R::KIND.is_whole => {
+                    // Of a false entry of an index the record itself may be genuine.
+                    if matches!(document.record::<R>(&self.sealer), Err(StoreError::Forged { .. })) {
+                        forged
+                            .push(ForgedRecord { key: document.key.to_string(), version: document.version });
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok((records, forged))
+    }
+
+    /// Reports whether a record that was found forged is still in the store as it was found. An index may name one that is not there.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn is_still_forged<R: Record>(&self, forged: &ForgedRecord) -> Result<bool, StoreError> {
+        let last = self.backend.last_version(R::KIND, &forged.key).await?;
+        Ok(last.is_there && last.version == forged.version)
+    }
+
+    /// Remembers that a record is forged, for the broker's log.
+    fn noting<T>(&self, found: Result<T, StoreError>) -> Result<T, StoreError> {
+        if let Err(StoreError::Forged { what }) = &found {
+            self.forgeries.note(what);
+        }
+        found
     }
 
     /// Returns up to about `limit` records of a kind with their keys, in no order, from the beginning or from the end of another page,
-    /// and the beginning of the next page.
+    /// the forged ones apart.
     ///
     /// # Errors
-    /// The store failed, or a record in it cannot be read.
+    /// As [`Self::list`].
     pub async fn scan<R: Record>(
         &self,
         from: Option<&str>,
         limit: usize,
-    ) -> Result<(Vec<Found<R>>, Option<String>), StoreError> {
+    ) -> Result<FoundPage<R>, StoreError> {
         let page = self.backend.scan(R::KIND, from, limit).await?;
-        let found = page.documents.into_iter().map(|(key, document)| {
-            let Versioned { record, version } = document.versioned()?;
-            Ok(Found { key, record, version })
+        let (found, forged) = self.sorted::<R>(&page.documents, None)?;
+        let found = found.into_iter().map(|(document, Versioned { record, version })| Found {
+            key: document.key.to_string(),
+            record,
+            version,
         });
-        Ok((found.collect::<Result<_, StoreError>>()?, page.next))
+        Ok(FoundPage { found: found.collect(), forged, next: page.next })
     }
 
     /// Returns up to `limit` lines of the audit log after record `after`, in order.
@@ -176,8 +431,4 @@ impl<T> Durable<T> {
     pub async fn commit(store: &Store, transaction: Transaction, value: T) -> Result<Self, StoreError> {
         store.commit(transaction).await.map(|_| Self::new(value))
     }
-}
-
-fn versioned<R: Record>(documents: &[Document]) -> Result<Vec<Versioned<R>>, StoreError> {
-    documents.iter().map(|document| document.versioned()).collect()
 }

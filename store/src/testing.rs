@@ -12,3 +12,15 @@ pub mod builders;
 pub mod conformance;
 pub mod fake_peer;
 pub mod memory;
+
+use crate::seal::{RecordsKey, Sealing};
+
+/// Returns the key of the tests' stores.
+pub fn test_sealing() -> Sealing {
+    Sealing::with(RecordsKey::from_bytes([7; 32]))
+}
+
+/// Returns the same key, of a data directory that has not sealed a store yet.
+pub fn first_sealing() -> Sealing {
+    Sealing::first(RecordsKey::from_bytes([7; 32]))
+}

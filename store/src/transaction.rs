@@ -11,7 +11,7 @@ use crate::body::to_body;
 use crate::coordination::Lease;
 use crate::error::StoreError;
 use crate::kind::Kind;
-use crate::record::{Found, Record};
+use crate::record::{ForgedRecord, Found, Record};
 
 /// Changes that happen together or not at all. A transaction with changes has an audit event, too (I9).
 ///
@@ -60,6 +60,14 @@ impl Transaction {
     #[must_use]
     pub fn delete_found<R: Record>(mut self, found: &Found<R>) -> Self {
         let (key, expect) = (found.key.clone(), Expect::Version(found.version));
+        self.drafts.push(DraftWrite { kind: R::KIND, key, expect, subject: R::subject, put: None });
+        self
+    }
+
+    /// Deletes a forged record; conflicts if it has changed since it was found.
+    #[must_use]
+    pub fn delete_forged<R: Record>(mut self, forged: &ForgedRecord) -> Self {
+        let (key, expect) = (forged.key.clone(), Expect::Version(forged.version));
         self.drafts.push(DraftWrite { kind: R::KIND, key, expect, subject: R::subject, put: None });
         self
     }

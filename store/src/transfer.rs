@@ -1,4 +1,5 @@
-//! Moving a whole store into another: record by record as it is kept, with versions and the bytes of the audit log.
+//! Moving a whole store into another: record by record as it is kept, with versions and the bytes of the audit log. Only seals are
+//! made again, as they name the tenant.
 //!
 //! At no moment are there two stores that a broker would open: brokers refuse the target from its first record to its last,
 //! and the source is marked as moved before the target's mark is removed. A migration that stops in between leaves a target
@@ -13,6 +14,7 @@ use crate::body::corrupt;
 use crate::error::{MigrationError, StoreError};
 use crate::indexes::Indexes;
 use crate::kind::{Part, Version};
+use crate::seal::{Sealed, Sealer};
 
 /// The number of records that are copied at once.
 pub(crate) const PAGE: usize = 500;
@@ -57,6 +59,9 @@ pub type Counts = BTreeMap<Part, u64>;
 /// The store from which records are moved.
 #[async_trait]
 pub trait Source: Send {
+    /// Returns the maker and checker of this store's seals.
+    fn sealer(&self) -> &Sealer;
+
     /// Returns the end of the audit log.
     async fn head(&mut self) -> Result<Head, StoreError>;
 
@@ -79,6 +84,9 @@ pub trait Source: Send {
 /// The empty store into which records are moved.
 #[async_trait]
 pub trait Target: Send {
+    /// Returns the maker and checker of this store's seals.
+    fn sealer(&self) -> &Sealer;
+
     /// Marks the store as incomplete. With `overwrite`, empties a store that an earlier migration marked.
     ///
     /// # Errors
@@ -134,7 +142,9 @@ pub async fn transfer(
         let mut from = None;
         loop {
             let page = source.page(part, from.as_deref()).await?;
-            target.put(page.items).await?;
+            let items = page.items.into_iter().map(|item| resealed(item, source.sealer(), target.sealer()));
+            let items = items.collect();
+            target.put(items).await?;
             from = page.next;
             if from.is_none() {
                 break;
@@ -163,6 +173,15 @@ pub async fn transfer(
     target.finish(&AuditRecord::following(&head, event)).await?;
     target.settle().await?;
     Ok(sent)
+}
+
+/// Returns a document with the seal of the target, which may have another tenant. One whose seal does not fit stays as it is, and
+/// is as forged there.
+fn resealed(item: Item, from: &Sealer, to: &Sealer) -> Item {
+    let Item::Document { kind, key, version, body: Some(text), indexes } = item else { return item };
+    let of = Sealed { kind: &kind, key: &key, version };
+    let sealed = from.open(of, &text).map(|body| to.seal(of, body));
+    Item::Document { body: Some(sealed.unwrap_or(text)), kind, key, version, indexes }
 }
 
 /// An audit log that is one chain.

@@ -18,6 +18,7 @@ use postern_core::audit::{AuditEvent, AuditRecord, verify};
 use postern_store::embedded::{self, Embedded};
 use postern_store::redis::{self, Redis, RedisSettings};
 use postern_store::testing::memory::Memory;
+use postern_store::testing::test_sealing;
 use postern_store::transfer::{MigrationOptions, Source, Target, transfer};
 use postern_store::{Expect, Indexes, Kind, Order, Part, Range, Record, Store, StoreError, Transaction};
 use serde::{Deserialize, Serialize};
@@ -133,7 +134,7 @@ impl Server {
         let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
         let server = Self { child: child.expect("redis-server is installed"), dir };
         for _ in 0..500 {
-            if redis::Transfer::open(&server.settings("probe")).await.is_ok() {
+            if redis::Transfer::open(&server.settings("probe"), &test_sealing()).await.is_ok() {
                 return server;
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -146,11 +147,11 @@ impl Server {
     }
 
     async fn store(&self, tenant: &str) -> Store {
-        Store::new(Arc::new(Redis::open(&self.settings(tenant)).await.unwrap()))
+        Arc::new(Redis::open(&self.settings(tenant), &test_sealing()).await.unwrap()).store()
     }
 
     async fn transfer(&self, tenant: &str) -> redis::Transfer {
-        redis::Transfer::open(&self.settings(tenant)).await.unwrap()
+        redis::Transfer::open(&self.settings(tenant), &test_sealing()).await.unwrap()
     }
 }
 
@@ -174,14 +175,14 @@ async fn migrate(source: &mut dyn Source, target: &mut dyn Target) -> u64 {
 }
 
 fn file(path: &Path) -> embedded::Transfer {
-    embedded::Transfer::open(path).unwrap()
+    embedded::Transfer::open(path, &test_sealing()).unwrap()
 }
 
 #[tokio::test]
 async fn a_kind_of_record_that_one_file_adds_works_on_every_backend() {
     let (dir, server) = (TempDir::new().unwrap(), Server::start().await);
     story(&Memory::default()).await;
-    story(&Embedded::open(&dir.path().join("badges.db")).unwrap()).await;
+    story(&Embedded::open(&dir.path().join("badges.db"), &test_sealing()).unwrap()).await;
     story(&server.store("t").await).await;
 }
 
@@ -189,11 +190,11 @@ async fn a_kind_of_record_that_one_file_adds_works_on_every_backend() {
 async fn a_kind_of_record_that_one_file_adds_moves_between_the_backends() {
     let (dir, server) = (TempDir::new().unwrap(), Server::start().await);
     let (first, last) = (dir.path().join("first.db"), dir.path().join("last.db"));
-    story(&Embedded::open(&first).unwrap()).await;
+    story(&Embedded::open(&first, &test_sealing()).unwrap()).await;
     assert_eq!(migrate(&mut file(&first), &mut server.transfer("t").await).await, 3, "one is deleted");
     is_as_left(&server.store("t").await).await;
     assert_eq!(migrate(&mut server.transfer("t").await, &mut file(&last)).await, 3);
-    let store = Embedded::open(&last).unwrap();
+    let store = Embedded::open(&last, &test_sealing()).unwrap();
     is_as_left(&store).await;
     store.commit(change().put(&1, badge("top", "one"), Expect::Absent)).await.unwrap();
     assert_eq!(store.get::<Badge>(&1).await.unwrap().unwrap().version, 5, "its versions count on");

@@ -47,7 +47,7 @@ impl Azure {
     /// The lines of a broker's configuration that make it use this double.
     pub fn configuration(&self, dir: &Path) -> String {
         let secret = dir.join("azure.secret");
-        std::fs::write(&secret, "a secret\n").expect("a file can be written");
+        postern_runtime::files::replace(&secret, b"a secret\n", 0o600).expect("a file can be written");
         format!(
             "[azure]\nresource_manager = \"http://{DOUBLE}\"\nauthority = \"http://{DOUBLE}\"\n\
              subscriptions = [\"{SUBSCRIPTION}\"]\n[azure.credential]\nkind = \"client_secret\"\ntenant = \"tenant\"\n\

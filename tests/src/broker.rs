@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use postern_core::Role;
+use postern_store::{RecordsKey, Sealing};
 
 use crate::binaries::binary;
 use crate::client::Client;
@@ -158,12 +159,7 @@ impl Broker {
     /// `init` fails.
     pub fn empty_store(&mut self) {
         self.process = None;
-        for suffix in ["", "-wal", "-shm"] {
-            let file = format!("{}{suffix}", self.database().display());
-            if Path::new(&file).exists() {
-                fs::remove_file(file).expect("the store can be removed");
-            }
-        }
+        self.remove_store();
         let kept = self.dir.join("kept");
         fs::rename(self.data_dir(), &kept).expect("a directory can be moved");
         self.must(&["init"]);
@@ -172,6 +168,17 @@ impl Broker {
             fs::rename(kept.join(part), self.data_dir().join(part)).expect("a directory can be moved");
         }
         fs::remove_dir_all(kept).expect("a directory can be removed");
+        // That store is sealed with the key of the authority that is gone again.
+        self.remove_store();
+    }
+
+    fn remove_store(&self) {
+        for suffix in ["", "-wal", "-shm"] {
+            let file = format!("{}{suffix}", self.database().display());
+            if Path::new(&file).exists() {
+                fs::remove_file(file).expect("the store can be removed");
+            }
+        }
     }
 
     /// Puts lines before the first section of the broker's configuration. They count from its next start on.
@@ -261,5 +268,11 @@ impl Broker {
     /// The path of the broker's database.
     pub fn database(&self) -> PathBuf {
         self.data_dir().join("postern.db")
+    }
+
+    /// Returns the key with which the broker's records are sealed.
+    pub fn sealing(&self) -> Sealing {
+        let text = fs::read_to_string(self.data_dir().join("ca/records.key")).expect("init made the key");
+        Sealing::with(RecordsKey::from_text(&text).expect("it is a key"))
     }
 }

@@ -1,12 +1,15 @@
 //! The reconciler's thread, and the handle through which tasks reach it. The firewall and the disk block; the async
 //! runtime must not.
 
+use std::collections::BTreeSet;
+
 use postern_runtime::error_chain::error_chain;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{HostLayer, HostReconciler, RepairOutcome};
+use super::{FollowedGenerations, HostLayer, HostReconciler, RepairOutcome};
 use crate::clock::{self, BootTime, Moment};
 use crate::desired_state::DesiredState;
+use crate::firewall::policy::HeldWindow;
 use crate::status::StatusFile;
 use crate::window_log;
 
@@ -29,11 +32,24 @@ pub type CommandAnswer = oneshot::Receiver<Result<(), String>>;
 
 #[derive(Debug)]
 enum ReconcilerCommand {
-    BeginSession { reply: oneshot::Sender<u64> },
-    Accept { desired: DesiredState, reply: oneshot::Sender<Result<(), String>> },
-    CloseWindows { generation: u64, reply: oneshot::Sender<Result<(), String>> },
-    Repair { reply: oneshot::Sender<RepairOutcome> },
-    Tick { reply: oneshot::Sender<RepairOutcome> },
+    BeginSession {
+        reply: oneshot::Sender<FollowedGenerations>,
+    },
+    Accept {
+        desired: DesiredState,
+        reply: oneshot::Sender<Result<(), String>>,
+    },
+    KeepProtection {
+        generation: u64,
+        windows: BTreeSet<HeldWindow>,
+        reply: oneshot::Sender<Result<(), String>>,
+    },
+    Repair {
+        reply: oneshot::Sender<RepairOutcome>,
+    },
+    Tick {
+        reply: oneshot::Sender<RepairOutcome>,
+    },
 }
 
 /// Makes a handle, and the queue that [`serve`] takes.
@@ -54,7 +70,7 @@ pub fn serve<H: HostLayer>(
         // A caller that no longer waits for its answer is no error.
         match command {
             ReconcilerCommand::BeginSession { reply } => {
-                let _ = reply.send(reconciler.begin_session());
+                let _ = reply.send(reconciler.begin_session(&now));
             }
             ReconcilerCommand::Accept { desired, reply } => {
                 let (generation, unopened) =
@@ -65,8 +81,9 @@ pub fn serve<H: HostLayer>(
                 }
                 let _ = reply.send(answer);
             }
-            ReconcilerCommand::CloseWindows { generation, reply } => {
-                let answer = reconciler.close_windows(generation, &now).map_err(|error| error_chain(&error));
+            ReconcilerCommand::KeepProtection { generation, windows, reply } => {
+                let answer = reconciler.keep_protection(generation, windows, &now);
+                let answer = answer.map_err(|error| error_chain(&error));
                 let _ = reply.send(answer);
             }
             ReconcilerCommand::Repair { reply } => {
@@ -87,7 +104,7 @@ pub fn suspended(now: BootTime) -> std::time::Duration {
 
 impl ReconcilerHandle {
     /// Begins a session: see [`HostReconciler::begin_session`].
-    pub async fn begin_session(&self) -> u64 {
+    pub async fn begin_session(&self) -> FollowedGenerations {
         let (reply, answer) = oneshot::channel();
         self.send(ReconcilerCommand::BeginSession { reply });
         answer_or_pending(answer).await
@@ -100,10 +117,10 @@ impl ReconcilerHandle {
         answer
     }
 
-    /// Closes every window: see [`HostReconciler::close_windows`]. The answer comes when the kernel and the ledger have it.
-    pub fn close_windows(&self, generation: u64) -> CommandAnswer {
+    /// Holds these windows alone: see [`HostReconciler::keep_protection`]. The answer comes when the kernel and the ledger have it.
+    pub fn keep_protection(&self, generation: u64, windows: BTreeSet<HeldWindow>) -> CommandAnswer {
         let (reply, answer) = oneshot::channel();
-        self.send(ReconcilerCommand::CloseWindows { generation, reply });
+        self.send(ReconcilerCommand::KeepProtection { generation, windows, reply });
         answer
     }
 

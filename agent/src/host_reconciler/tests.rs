@@ -105,7 +105,8 @@ fn desired(generation: u64, ends: &[u64]) -> DesiredState {
         deadline: at(*end).boottime,
     };
     let windows = ends.iter().enumerate().map(window).collect();
-    DesiredState { generation, mode: Mode::Enforce, ports: ["tcp/9".parse().unwrap()].into(), windows }
+    let ports = ["tcp/9".parse().unwrap()].into();
+    DesiredState { generation, mode: Mode::Enforce, ports, windows, policies: 0, keeps: false }
 }
 
 fn ports(ports: &[&str], windows: usize) -> Option<(Vec<String>, usize)> {
@@ -131,7 +132,7 @@ fn i1_a_restart_without_a_broker_holds_what_was_accepted() {
     let host = FakeHost::default();
     let mut reconciler = start(&host, &config, &at(10));
     assert_eq!(host.holds(), ports(&["tcp/9"], 1), "the other window has ended");
-    assert_eq!(reconciler.begin_session(), 5);
+    assert_eq!(reconciler.begin_session(&at(0)).state, 5);
 }
 
 #[test]
@@ -157,7 +158,11 @@ fn i1_a_ledger_that_cannot_be_read_opens_nothing() {
     other.tick(&at(100), Duration::from_secs(5));
     assert_eq!(loaded.holds(), ports(&["tcp/9"], 1), "the earlier table stays, with its own timeouts");
     other.accept(desired(7, &[]), &at(101)).unwrap();
-    assert_eq!(start(&loaded, &config, &at(102)).begin_session(), 7, "the ledger is whole again");
+    assert_eq!(
+        start(&loaded, &config, &at(102)).begin_session(&at(102)).state,
+        7,
+        "the ledger is whole again"
+    );
 }
 
 #[test]
@@ -183,7 +188,11 @@ fn i5_a_state_that_the_kernel_refuses_changes_nothing() {
     assert_eq!(error_chain(&refused), "the host firewall refused generation 2: out of sets");
     assert_eq!(reconciler.accepted(), Some(&desired(1, &[50])));
     host.refuse(false);
-    assert_eq!(start(&host, &config, &at(4)).begin_session(), 1, "it was not written to the ledger either");
+    assert_eq!(
+        start(&host, &config, &at(4)).begin_session(&at(4)).state,
+        1,
+        "it was not written to the ledger either"
+    );
     reconciler.accept(desired(2, &[50, 60]), &at(5)).unwrap();
     assert_eq!(host.holds(), ports(&["tcp/9"], 2), "sent again, it is accepted");
 }
@@ -423,10 +432,14 @@ fn i6_windows_of_a_table_that_the_agent_does_not_know_are_not_called_closed() {
     host.0.lock().unwrap().held = Some(desired(1, &[50]).policy());
     let config = config(dir.path(), &[]);
     let mut reconciler = start(&host, &config, &at(1));
-    let refused = reconciler.close_windows(7, &at(2)).unwrap_err();
+    let refused = reconciler.keep_protection(7, BTreeSet::new(), &at(2)).unwrap_err();
     assert!(refused.to_string().contains("postern-agent doctor"), "{refused}");
     assert_eq!(host.holds(), ports(&["tcp/9"], 1));
-    start(&FakeHost::default(), &config, &at(3)).close_windows(7, &at(3)).unwrap();
+    for windows in [desired(1, &[60]).windows, BTreeSet::new()] {
+        reconciler.keep_protection(8, windows, &at(2)).unwrap_err();
+    }
+    assert_eq!(host.holds(), ports(&["tcp/9"], 1), "neither windows nor ports are guessed");
+    start(&FakeHost::default(), &config, &at(3)).keep_protection(7, BTreeSet::new(), &at(3)).unwrap();
 }
 
 #[test]
@@ -440,4 +453,38 @@ fn a_window_that_has_ended_by_itself_takes_no_transaction() {
     next.windows.pop_first();
     reconciler.accept(next, &at(50)).unwrap();
     assert_eq!(steps(&host), [2], "the kernel had closed the first");
+}
+
+#[test]
+fn i1_a_store_that_went_back_takes_no_port_off_and_an_enrolment_starts_from_the_beginning() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = config(dir.path(), &["tcp/22"]);
+    let host = FakeHost::default();
+    let mut reconciler = start(&host, &config, &at(1));
+    let of = |generation, policies, ends: &[u64]| DesiredState { policies, ..desired(generation, ends) };
+    reconciler.accept(of(5, 3, &[100]), &at(2)).unwrap();
+    let bare = |generation, policies, ends: &[u64]| DesiredState {
+        ports: [].into(),
+        ..of(generation, policies, ends)
+    };
+    reconciler.accept(bare(6, 3, &[100, 200]), &at(3)).unwrap();
+    assert_eq!(host.holds(), ports(&["tcp/9"], 2), "the port stays, and windows follow");
+    // Also after a restart.
+    let mut reconciler = start(&host, &config, &at(4));
+    let followed = reconciler.begin_session(&at(4));
+    assert_eq!((followed.state, followed.policies), (6, 3));
+    reconciler.accept(bare(1, 2, &[]), &at(5)).unwrap();
+    assert_eq!(host.holds(), ports(&["tcp/9"], 0));
+    assert!(reconciler.accepted().unwrap().keeps);
+
+    reconciler.keep_protection(2, desired(2, &[300]).windows, &at(6)).unwrap();
+    assert_eq!(host.holds(), ports(&["tcp/9"], 1), "no policies can be read, and a window is open");
+
+    std::fs::create_dir_all(config.identity_dir()).unwrap();
+    let mark = crate::enroll::mark(&config.identity_dir());
+    std::fs::write(&mark, "").unwrap();
+    assert_eq!(reconciler.begin_session(&at(7)).policies, 0);
+    assert!(!mark.exists());
+    reconciler.accept(bare(1, 1, &[]), &at(8)).unwrap();
+    assert_eq!(host.holds(), ports(&[], 0));
 }

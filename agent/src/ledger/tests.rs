@@ -26,7 +26,14 @@ fn accepted(now: &Moment, lasting_s: u64) -> DesiredState {
         source: "192.0.2.7".parse().unwrap(),
         deadline: now.boottime.plus(Duration::from_secs(lasting_s)),
     };
-    DesiredState { generation: 3, mode: Mode::Enforce, ports: [window.port].into(), windows: [window].into() }
+    DesiredState {
+        generation: 3,
+        mode: Mode::Enforce,
+        ports: [window.port].into(),
+        windows: [window].into(),
+        policies: 7,
+        keeps: true,
+    }
 }
 
 /// Returns the seconds left of a window of 600 s that was written at (boot "a", 1000, 0).
@@ -88,12 +95,26 @@ fn a_missing_ledger_is_no_error_and_a_bad_one_is() {
         fs::write(ledger.path(), damaged).unwrap();
         assert!(matches!(ledger.load(&now), Err(LedgerError::Damaged { .. })), "{damaged:?}");
     }
-    fs::write(ledger.path(), br#"{"version":2,"shape":"unknown"}"#).unwrap();
-    assert!(matches!(ledger.load(&now), Err(LedgerError::Newer { version: 2, .. })));
+    fs::write(ledger.path(), br#"{"version":3,"shape":"unknown"}"#).unwrap();
+    assert!(matches!(ledger.load(&now), Err(LedgerError::Newer { version: 3, .. })));
 
     fs::write(ledger.path(), &good).unwrap();
     fs::set_permissions(ledger.path(), fs::Permissions::from_mode(0o620)).unwrap();
     assert!(matches!(ledger.load(&now), Err(LedgerError::Exposed { mode: 0o620, .. })));
+}
+
+#[test]
+fn i1_a_record_of_the_version_before_has_followed_no_policies() {
+    let dir = tempfile::tempdir().unwrap();
+    let (ledger, now) = (Ledger::in_dir(dir.path()), moment("a", 1, 0));
+    ledger.save(&accepted(&now, 60), &now).unwrap();
+    let mut old: serde_json::Value = serde_json::from_slice(&fs::read(ledger.path()).unwrap()).unwrap();
+    let record = old.as_object_mut().unwrap();
+    record.insert("version".into(), 1.into());
+    assert!(record.remove("policies").is_some() && record.remove("keeps").is_some());
+    fs::write(ledger.path(), serde_json::to_vec(&old).unwrap()).unwrap();
+    let loaded = ledger.load(&now).unwrap().unwrap();
+    assert_eq!(loaded, DesiredState { policies: 0, keeps: false, ..accepted(&now, 60) });
 }
 
 #[test]

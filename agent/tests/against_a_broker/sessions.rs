@@ -52,6 +52,7 @@ fn send_state(session: &AgentSession, generation: u64, remaining: i64) {
     };
     let desired = v1::DesiredState {
         keep_protection: false,
+        policy_generation: 0,
         generation,
         mode: v1::Mode::Enforce.into(),
         ports: vec![port],
@@ -437,6 +438,7 @@ async fn i10_a_state_past_the_bounds_is_answered_with_the_bound_and_opens_nothin
     };
     let desired = v1::DesiredState {
         keep_protection: false,
+        policy_generation: 0,
         generation: 2,
         mode: v1::Mode::Enforce.into(),
         ports: vec![port],

@@ -56,7 +56,7 @@ impl DoubleWorld {
         let server = sim.listen("127.0.0.1:0").await;
         let dir = TempDir::with_prefix("postern-").unwrap();
         let secret_file = dir.path().join("secret");
-        std::fs::write(&secret_file, "secret\n").unwrap();
+        postern_runtime::files::replace(&secret_file, b"secret\n", 0o600).unwrap();
         let origin = server.origin();
         // A test makes the calls of a day in a second.
         let fast = Rate { at_once: 10_000, per_second: 10_000 };

@@ -44,6 +44,9 @@ fn store_status(error: &StoreError) -> Status {
         StoreError::Full(_) => (Code::ResourceExhausted, "STORE_FULL"),
         StoreError::NewerSchema { .. } => (Code::FailedPrecondition, "STORE_NEWER"),
         StoreError::Migration(_) => (Code::FailedPrecondition, "STORE_MOVED"),
+        StoreError::Forged { .. } => (Code::DataLoss, "STORE_FORGED"),
+        StoreError::PoliciesLost { .. } => (Code::FailedPrecondition, "POLICIES_LOST"),
+        StoreError::OtherKey => (Code::FailedPrecondition, "STORE_OTHER_KEY"),
         StoreError::Corrupt { .. } => (Code::DataLoss, "STORE_CORRUPT"),
         StoreError::Unavailable { .. } => (Code::Unavailable, "STORE_UNAVAILABLE"),
     };

@@ -82,7 +82,7 @@ pub async fn enroll(app: &App, token: &str, csr: &[u8]) -> Result<(TargetId, Iss
         return Err(refused);
     };
     let target = record.target;
-    let known = app.store.agent(&target).await?;
+    let (known, expect) = app.store.to_replace::<AgentRecord>(&target).await?;
     let banned = known.as_ref().and_then(|agent| agent.record.banned.as_ref());
     let forgotten = known.as_ref().and_then(|agent| agent.record.forgotten.as_ref());
     let reason = if now >= record.expires_at {
@@ -111,10 +111,7 @@ pub async fn enroll(app: &App, token: &str, csr: &[u8]) -> Result<(TargetId, Iss
     let newest_end = known.as_ref().map_or(issued.not_after, |agent| agent.record.certificate_not_after);
     let agent = AgentRecord::enrolled(target.clone(), now, newest_end.max(issued.not_after), keys);
     let event = AuditEvent::done(now, format!("agent/{target}"), "agent.enrolled").on_target(&target);
-    let transaction = Transaction::default()
-        .take_token(&hash)
-        .put_agent(agent, known.map_or(Expect::Absent, |agent| Expect::Version(agent.version)))
-        .audit(event);
+    let transaction = Transaction::default().take_token(&hash).put_agent(agent, expect).audit(event);
     match app.store.commit(transaction).await {
         Ok(_) => {}
         // Another enrolment used the token first. If the token is still there, the agent has changed, for example by a ban.
@@ -201,7 +198,7 @@ pub async fn renew_late(app: &App, caller: &AgentCaller, csr: &[u8]) -> Result<I
 /// # Errors
 /// The agent is banned, forgotten or not enrolled.
 pub async fn admitted(app: &App, target: &TargetId) -> Result<Versioned<AgentRecord>, Error> {
-    may_talk(target, app.store.agent(target).await?)
+    may_talk(target, app.store.genuine(target).await?)
 }
 
 fn may_talk(
@@ -255,7 +252,7 @@ pub enum Arrival {
 /// # Errors
 /// The agent is banned, its key is a clone's, or it is not enrolled and has come before.
 pub async fn arrive(app: &App, caller: &AgentCaller) -> Result<Arrival, Error> {
-    let agent = app.store.agent(&caller.target).await?;
+    let agent: Option<Versioned<AgentRecord>> = app.store.genuine(&caller.target).await?;
     let is_unknown = agent.as_ref().is_none_or(|agent| agent.record.forgotten.is_some());
     let is_stranger = is_unknown && !caller.is_signer_revoked(&app.revocations);
     if is_stranger && app.sessions.meets_stranger(&caller.target) {
@@ -314,7 +311,7 @@ pub async fn connect(
     }
     let session = app.sessions.connect(target, version, origin);
     // Read again after the session is there: a later ban finds the session and ends it.
-    admit(app, caller, app.store.agent(target).await?).await?;
+    admit(app, caller, app.store.genuine(target).await?).await?;
     Ok(session)
 }
 

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use postern_core::TargetId;
 use postern_core::target::TargetSelector;
+use postern_core::{Policy, TargetId};
+use postern_store::{StoreError, Versioned};
 
 use super::{App, Error};
 
@@ -21,7 +22,7 @@ pub(super) async fn known_targets(app: &App) -> Result<BTreeSet<TargetId>, Error
         .filter(|agent| agent.forgotten.is_none())
         .map(|agent| agent.target)
         .collect();
-    for policy in app.store.policies().await? {
+    for policy in readable_policies(app).await? {
         targets.extend(policy.record.targets.into_iter().filter_map(|selector| match selector {
             TargetSelector::One(target) => Some(target),
             TargetSelector::Prefix(_) => None,
@@ -32,4 +33,15 @@ pub(super) async fn known_targets(app: &App) -> Result<BTreeSet<TargetId>, Error
     );
     targets.extend(app.cloud.targets());
     Ok(targets)
+}
+
+/// Returns every policy, or none while they cannot be read because one is forged or lost: an operator sees the targets all the same.
+///
+/// # Errors
+/// The store failed.
+pub(super) async fn readable_policies(app: &App) -> Result<Vec<Versioned<Policy>>, Error> {
+    match app.store.policies().await {
+        Err(StoreError::Forged { .. } | StoreError::PoliciesLost { .. }) => Ok(Vec::new()),
+        policies => Ok(policies?),
+    }
 }

@@ -4,7 +4,7 @@ use postern_core::audit::AuditEvent;
 use postern_core::policy::PortRule;
 use postern_core::target::TargetSelector;
 use postern_core::{Layers, Name, Policy, Principal, Role};
-use postern_store::{Durable, Expect, Transaction, Version, Versioned};
+use postern_store::{Durable, Expect, StoreError, Transaction, Version, Versioned};
 
 use super::known_targets::known_targets;
 use super::{App, Caller, Error};
@@ -23,11 +23,13 @@ pub async fn put(
     if policy.approval_required {
         return Err(Error::Reserved { what: "approval_required" });
     }
-    let before = app.store.policy(&policy.name).await?;
+    let before = app.store.genuine::<Policy>(&policy.name).await?;
     let is_kept = |before: &Versioned<Policy>| {
         before.record == policy && replaces.is_none_or(|version| version == before.version)
     };
-    if before.as_ref().is_some_and(is_kept) {
+    // A store that lost a policy or went back needs a write, which raises the generation of the policies.
+    let is_current = app.store.policies().await.is_ok() && !app.store.went_back_behind_agents().await?;
+    if is_current && before.as_ref().is_some_and(is_kept) {
         let kept = app.store.durable_policy(&policy.name).await?.transpose();
         if let Some(kept) = kept.filter(|kept| is_kept(kept)) {
             return Ok(kept.map(|kept| kept.version));
@@ -125,15 +127,21 @@ pub async fn list(
 /// # Errors
 /// The policy does not exist.
 pub async fn delete(app: &App, caller: &Caller, name: &Name) -> Result<Durable<()>, Error> {
-    let policy = match app.store.policy(name).await? {
-        Some(policy) => policy.record,
+    let policy = match app.store.policy(name).await {
+        Ok(Some(policy)) => Some(policy.record),
         // It may be gone by a delete that was not answered.
-        None => app.store.durable_policy(name).await?.into_inner().ok_or_else(|| not_found(name))?.record,
+        Ok(None) if app.store.has_lost_policy(name).await? => None,
+        Ok(None) => {
+            Some(app.store.durable_policy(name).await?.into_inner().ok_or_else(|| not_found(name))?.record)
+        }
+        // A forged policy has to go, too.
+        Err(StoreError::Forged { .. }) => None,
+        Err(error) => return Err(error.into()),
     };
     let event = AuditEvent::done(app.clock.now(), &caller.principal, "policy.deleted").with("policy", name);
     let change = Transaction::default().delete_policy(name).audit(event);
     let deleted = Durable::commit(&app.store, change, ()).await?;
-    wake(app, [policy]).await?;
+    wake(app, policy).await?;
     Ok(deleted)
 }
 

@@ -8,7 +8,9 @@ use futures_util::{StreamExt as _, stream};
 use postern_core::audit::AuditEvent;
 use postern_core::grant::IllegalTransition;
 use postern_core::{CertificateSerial, GrantId, GrantState, Justification, PrincipalKey};
-use postern_store::{Durable, Expect, Revocation, RevokedProof, StoreError, Transaction, Versioned};
+use postern_store::{
+    Durable, Expect, IssuedPrincipal, Revocation, RevokedProof, StoreError, Transaction, Versioned,
+};
 
 use super::{App, Caller, Error, access};
 use crate::clock::wall;
@@ -88,13 +90,12 @@ async fn revoke_principal(
     key: &PrincipalKey,
 ) -> Result<Durable<Revocation>, Error> {
     for _ in 0..MAX_ATTEMPTS {
-        let before = app.store.revocation(&asked.proof).await?;
-        let issued = app.store.issued_principal(key).await?.map(|issued| issued.record);
+        let (before, expect) = app.store.to_replace::<Revocation>(&asked.proof).await?;
+        let issued = app.store.genuine::<IssuedPrincipal>(key).await?.map(|issued| issued.record);
         // A wall clock that was stepped back gives nothing back, and a certificate of a clock that was ahead is revoked as well.
         let issued = issued.into_iter().flat_map(|issued| issued.certificates.into_values());
-        let known = before.as_ref().map(|before| before.record.at);
+        let known = before.map(|before| before.record.at);
         let at = issued.map(|certificate| certificate.issued_at).chain(known).fold(wall(), Ord::max);
-        let expect = before.map_or(Expect::Absent, |before| Expect::Version(before.version));
         let revocation = revocation(caller, asked, at);
         let changes = Transaction::default().put_revocation(revocation.clone(), expect);
         let event =
@@ -120,14 +121,18 @@ async fn revoke_certificate(
     serial: &CertificateSerial,
 ) -> Result<Durable<Revocation>, Error> {
     for _ in 0..MAX_ATTEMPTS {
-        let before = app.store.durable_revocation(&asked.proof).await?;
-        if let Some(before) = before.transpose() {
+        let (before, expect) = match app.store.durable_revocation(&asked.proof).await {
+            Ok(before) => (before.transpose(), Expect::Absent),
+            Err(StoreError::Forged { .. }) => (None, Expect::Any),
+            Err(error) => return Err(error.into()),
+        };
+        if let Some(before) = before {
             app.revocations.learn([(*before).clone()]);
             return Ok(before.map(|before| before.record));
         }
         let revocation = revocation(caller, asked, wall());
         let event = revoked_event(app, caller, asked).with("serial", serial);
-        let changes = Transaction::default().put_revocation(revocation.clone(), Expect::Absent).audit(event);
+        let changes = Transaction::default().put_revocation(revocation.clone(), expect).audit(event);
         match Durable::commit(&app.store, changes, revocation.clone()).await {
             Ok(durable) => {
                 tracing::info!(event = "principal.revoked", %serial, by = %caller.principal, "certificate revoked");
@@ -149,6 +154,7 @@ fn revocation(caller: &Caller, asked: &RevocationRequest, at: jiff::Timestamp) -
 fn version_after(expect: Expect) -> u64 {
     match expect {
         Expect::Version(version) => version + 1,
+        Expect::AbsentAfter(version) => version + 1,
         Expect::Absent | Expect::Any => 1,
     }
 }

@@ -6,7 +6,7 @@ use postern_core::plan::Layer;
 use postern_core::policy::{Protection, protection};
 use postern_core::{Grant, Policy, Role, TargetId};
 
-use super::known_targets::known_targets;
+use super::known_targets::{known_targets, readable_policies};
 use super::{App, Caller, Error};
 use crate::layers::report::{LayerReport, LayerStatus};
 
@@ -70,7 +70,7 @@ pub async fn get(app: &App, caller: &Caller, id: &TargetId) -> Result<TargetView
 
 /// Reads the policies that the caller may see: a requester, those under which it may request access.
 async fn visible_policies(app: &App, caller: &Caller) -> Result<Vec<Policy>, Error> {
-    let policies = app.store.policies().await?.into_iter().map(|policy| policy.record);
+    let policies = readable_policies(app).await?.into_iter().map(|policy| policy.record);
     let is_requester = caller.principal.role() == Role::Requester;
     Ok(policies.filter(|policy| !is_requester || policy.admits(&caller.principal)).collect())
 }
@@ -81,7 +81,8 @@ fn may_see(caller: &Caller, target: &TargetId, visible: &[Policy]) -> bool {
 }
 
 async fn views(app: &App, caller: &Caller, targets: Vec<TargetId>) -> Result<Vec<TargetView>, Error> {
-    let policies: Vec<Policy> = app.store.policies().await?.into_iter().map(|policy| policy.record).collect();
+    let policies: Vec<Policy> =
+        readable_policies(app).await?.into_iter().map(|policy| policy.record).collect();
     let grants = app.store.open_grants().await?;
     let open = open_windows(grants.iter().map(|grant| &grant.record), app.clock.now());
     let peers = app.peer_status(&targets).await?;

@@ -257,7 +257,7 @@ impl Follower {
 
     async fn look_at_grant(&self, id: GrantId) -> Result<(), StoreError> {
         self.grant_changes.changed(id);
-        if let Some(grant) = self.store.grant(id).await? {
+        if let Some(grant) = self.store.genuine::<Grant>(&id).await? {
             self.wakeups.wake_all(grant.record.targets().into_iter().cloned());
         }
         Ok(())

@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 
 use postern_core::Invalid;
 use postern_pki::TrustDomain;
-use redis::IntoConnectionInfo as _;
+use redis::{ConnectionAddr, IntoConnectionInfo as _};
 use serde::Deserialize;
 
-use postern_store::redis::{Endpoint, RedisSettings, Sentinels, TlsFiles};
+use postern_store::redis::{Endpoint, PLAIN_REMEDY, RedisSettings, Sentinels, TlsFiles, is_loopback};
 
 /// The most replicas that a commit may wait for.
 const REPLICAS: usize = 10;
@@ -41,6 +41,8 @@ pub(super) struct StoreSection {
     tenant: Option<String>,
     #[serde(default)]
     replicas: usize,
+    #[serde(default)]
+    insecure: bool,
 }
 
 impl StoreSection {
@@ -59,6 +61,9 @@ impl StoreSection {
         let tls = TlsFiles { ca: self.ca_file, client: client(self.client_cert_file, self.client_key_file)? };
         let endpoint =
             endpoint(self.url, self.sentinels, self.master, self.user, self.sentinel_password_file)?;
+        if !self.insecure {
+            refuse_plain(&endpoint)?;
+        }
         let has_tls = match &endpoint {
             Endpoint::Url(url) => url.starts_with("rediss://"),
             Endpoint::Sentinels(sentinels) => sentinels.urls.iter().any(|url| url.starts_with("rediss://")),
@@ -87,8 +92,60 @@ impl StoreSection {
             tls,
             tenant,
             replicas: self.replicas,
+            insecure: self.insecure,
         })
     }
+}
+
+/// Returns the files with secrets, each with its key.
+pub(super) fn private_files(settings: &RedisSettings) -> Vec<(&'static str, PathBuf)> {
+    let sentinels = match &settings.endpoint {
+        Endpoint::Url(_) => None,
+        Endpoint::Sentinels(sentinels) => sentinels.password_file.clone(),
+    };
+    let key = settings.tls.client.as_ref().map(|(_, key)| key.clone());
+    [
+        ("store.password_file", settings.password_file.clone()),
+        ("store.sentinel_password_file", sentinels),
+        ("store.client_key_file", key),
+    ]
+    .into_iter()
+    .filter_map(|(name, file)| Some((name, file?)))
+    .collect()
+}
+
+/// Refuses servers and sentinels in plain text at addresses other than the loopback's.
+fn refuse_plain(endpoint: &Endpoint) -> Result<(), Invalid> {
+    let urls = match endpoint {
+        Endpoint::Url(url) => vec![("store.url".to_owned(), url)],
+        Endpoint::Sentinels(sentinels) => {
+            sentinels.urls.iter().enumerate().map(|(i, url)| (format!("store.sentinels[{i}]"), url)).collect()
+        }
+    };
+    match urls.into_iter().find(|(_, url)| is_plain(url)) {
+        Some((key, _)) => Err(Invalid::new(&key, "is plain text over a network", PLAIN_REMEDY)),
+        None => Ok(()),
+    }
+}
+
+/// Reports whether a URL names a server in plain text at another address than the loopback's.
+fn is_plain(url: &str) -> bool {
+    let info = url.into_connection_info();
+    info.is_ok_and(|info| matches!(info.addr(), ConnectionAddr::Tcp(host, _) if !is_loopback(host)))
+}
+
+/// Returns the warning about a store that is reached in plain text over a network; none for any other.
+pub fn plain_warning(settings: &RedisSettings) -> Option<String> {
+    let is_plain = match &settings.endpoint {
+        Endpoint::Url(url) => is_plain(url),
+        Endpoint::Sentinels(sentinels) => sentinels.urls.iter().any(|url| is_plain(url)),
+    };
+    is_plain.then(|| {
+        format!(
+            "store.insecure: {} is reached in plain text; who is on the way reads and changes every record, so use rediss://",
+            settings.endpoint
+        )
+    })
 }
 
 /// Checks that the keys name either one server or its sentinels, and no key of the other.
@@ -203,6 +260,7 @@ mod tests {
 
     fn parse(text: &str) -> Result<RedisSettings, String> {
         let file: StoreSection = toml::from_str(text).map_err(|error| error.to_string())?;
+        let file = StoreSection { insecure: true, ..file };
         file.checked(&TrustDomain::default()).map_err(|error| error.to_string())
     }
 
@@ -219,6 +277,40 @@ mod tests {
         assert_eq!((sentinels.urls.len(), sentinels.master.as_str()), (2, "postern"));
         assert_eq!(sentinels.password_file, Some("/s".into()));
         assert_eq!(settings.tls.client, Some(("/c.pem".into(), "/k.pem".into())));
+    }
+
+    #[test]
+    fn i7_plain_text_over_a_network_is_refused_unless_the_operator_says_so() {
+        let checked = |text: &str| {
+            let file: StoreSection = toml::from_str(text).unwrap();
+            file.checked(&TrustDomain::default()).map_err(|error| error.to_string())
+        };
+        for (section, key) in [
+            ("url = \"redis://redis.example.org:6379\"", "store.url"),
+            ("url = \"redis://10.0.0.1\"", "store.url"),
+            ("url = \"redis://[fd00::1]:6379\"", "store.url"),
+            (
+                "sentinels = [\"redis://127.0.0.1:26379\", \"redis://10.0.0.2:26379\"]\nmaster = \"m\"",
+                "store.sentinels[1]",
+            ),
+        ] {
+            let error = checked(section).unwrap_err();
+            assert!(
+                error.contains(key) && error.contains("rediss://") && error.contains("insecure"),
+                "{error}"
+            );
+            assert!(checked(&format!("{section}\ninsecure = true")).unwrap().insecure);
+        }
+        for good in [
+            "redis://127.0.0.1:6379",
+            "redis://127.8.8.8",
+            "redis://[::1]:6379",
+            "redis://localhost",
+            "redis+unix:///run/redis.sock",
+            "rediss://redis.example.org",
+        ] {
+            assert!(!checked(&format!("url = \"{good}\"")).unwrap().insecure, "{good}");
+        }
     }
 
     #[test]

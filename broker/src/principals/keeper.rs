@@ -7,9 +7,7 @@ use anyhow::Context as _;
 use postern_core::KeyHash;
 use postern_core::audit::{AuditEvent, Head};
 use postern_pki::Authority;
-use postern_store::{
-    Expect, IssuedPrincipal, RevokedIntermediate, Store, StoreError, Transaction, Versioned,
-};
+use postern_store::{IssuedPrincipal, RevokedIntermediate, Store, StoreError, Transaction};
 
 use super::{IssuedEntry, Journal, PendingEntry, Revocations};
 use crate::clock::{Clock, boottime};
@@ -102,16 +100,16 @@ impl PrincipalKeeper {
         if listed.is_empty() {
             return Ok(());
         }
-        let stored =
-            self.store.revoked_intermediates().await.context("cannot read the revoked intermediates")?;
         for key in listed {
-            if stored.iter().any(|stored| stored.record.key == key) {
+            let known = self.store.to_replace::<RevokedIntermediate>(&key).await;
+            let (known, expect) = known.context("cannot read the revoked intermediates")?;
+            if known.is_some() {
                 continue;
             }
             let at = self.clock.now();
             let event = AuditEvent::done(at, "broker", "authority.intermediate_revoked").with("key", key);
             let revoked = RevokedIntermediate { key, at };
-            let changes = Transaction::default().put_revoked_intermediate(revoked, Expect::Absent);
+            let changes = Transaction::default().put_revoked_intermediate(revoked, expect);
             match self.store.commit(changes.audit(event)).await {
                 Ok(_) => {
                     tracing::warn!(event = "authority.intermediate_revoked", %key, "an intermediate of the authority is revoked");
@@ -152,9 +150,9 @@ pub(crate) async fn with_issued(
     entry: &IssuedEntry,
 ) -> Result<Option<Transaction>, StoreError> {
     let key = entry.principal.key();
-    let (mut record, expect) = match store.issued_principal(key).await? {
-        Some(Versioned { record, version }) => (record, Expect::Version(version)),
-        None => (IssuedPrincipal::new(key.clone()), Expect::Absent),
+    let (mut record, expect) = match store.to_replace::<IssuedPrincipal>(key).await? {
+        (Some(known), expect) => (known.record, expect),
+        (None, expect) => (IssuedPrincipal::new(key.clone()), expect),
     };
     let is_new = record.add(entry.principal.role(), entry.certificate.clone());
     Ok(is_new.then(|| Transaction::default().put_issued_principal(record, expect)))
@@ -171,6 +169,7 @@ fn issued_event(entry: &IssuedEntry, actor: &str, now: jiff::Timestamp) -> Audit
 #[cfg(test)]
 mod tests {
     use postern_core::{CertificateSerial, Principal, Role};
+    use postern_store::Expect;
     use postern_store::testing::memory::{Fault, Memory};
     use postern_store::{IssuedCertificate, Record as _, Revocation, RevokedProof};
 

@@ -35,7 +35,7 @@ use futures_util::StreamExt as _;
 use futures_util::stream;
 use jiff::Timestamp;
 use postern_core::plan::{desired_cloud, desired_host, known_cloud, next_deadline};
-use postern_core::policy::protection;
+use postern_core::policy::{Protection, protection};
 use postern_core::{Grant, GrantState, TargetId, Window};
 use postern_runtime::error_chain::error_chain;
 use postern_store::coordination::Claim;
@@ -47,8 +47,10 @@ use crate::cluster::Cluster;
 use crate::cluster::leases::HeldLease;
 use crate::cluster::peer_status::PeerStatus;
 use crate::layers::cloud::CloudLayer;
+use crate::layers::host::desired_state::StateNumber;
 use crate::layers::host::sessions::AgentSessions;
 use crate::layers::observer::Observer;
+use crate::limits::log_due;
 use crate::signals::rounds::RoundReporter;
 use crate::signals::{GrantChanges, Wakeups};
 use crate::telemetry::GrantProgress;
@@ -211,10 +213,11 @@ impl Reconciler {
             return Err(StoreError::Fenced { what: format!("{target} may be another broker's by now") });
         }
         let retry = if let Some(session) = session {
-            let protection = protection(target, &snapshot.policies);
+            let protection = self.protection(target, &snapshot);
             let mut desired = desired_host(target, protection, grants.iter().copied(), now);
             self.observer.translate(&mut desired, target);
-            self.sessions.push(target, session, snapshot.seq, desired)
+            let policies = snapshot.policies.as_ref().map_or(0, |kept| kept.generation);
+            self.sessions.push(target, session, StateNumber { generation: snapshot.seq, policies }, desired)
         } else {
             // The agent gets its state when it connects, which wakes this target.
             None
@@ -225,6 +228,25 @@ impl Reconciler {
         }
         let others = self.publish_status(&held.lease, &snapshot.grants).then(|| later(now, PEER_RECHECK));
         Ok(grants.iter().filter_map(|grant| next_deadline(grant)).chain(retry).chain(others).min())
+    }
+
+    /// Returns the target's protection; none if its policies cannot be read, so that the host keeps what it has.
+    fn protection(&self, target: &TargetId, snapshot: &TargetSnapshot) -> Option<Protection> {
+        match &snapshot.policies {
+            Ok(kept) => Some(protection(target, &kept.policies)),
+            Err(error) => {
+                if let Some(omitted) = log_due("policies that cannot be read") {
+                    tracing::error!(
+                        event = "policies.unreadable",
+                        %target,
+                        error = error_chain(&**error),
+                        omitted,
+                        "the policies cannot be read: hosts keep their protection, no request is granted, and closes go on"
+                    );
+                }
+                None
+            }
+        }
     }
 
     /// Publishes the target's status for the other brokers. Returns whether a grant that opens or closes waits for the status

@@ -195,3 +195,42 @@ async fn i5_a_grant_for_an_absent_agent_fails_at_once_and_one_that_may_wait_wait
         })
         .await;
 }
+
+#[tokio::test]
+async fn i1_while_the_policies_cannot_be_read_the_host_keeps_its_protection_and_closes_go_on() {
+    let world = ReconcilerWorld::new();
+    let policy = crate::testing::builders::a_policy().on(VM).build();
+    let event = postern_core::audit::AuditEvent::done(world.reconciler.clock.now(), "a test", "policy.put");
+    let put = postern_store::Transaction::default().put_policy(policy, Expect::Absent).audit(event);
+    world.store.commit(put).await.unwrap();
+    let mut session = world.connect();
+    world
+        .during(async {
+            let grant = world.ask(a_grant()).await;
+            loop {
+                let Outgoing::Push(pushed) = session.next().await else { continue };
+                assert!(pushed.desired.protection.is_some() && pushed.policies == 1);
+                session.applied(pushed.generation, None);
+                if !pushed.desired.windows.is_empty() {
+                    break;
+                }
+            }
+            world.reaches(grant.id, "active").await;
+            world.store.lose(<postern_core::Policy as postern_store::Record>::KIND, "usual");
+            world.revoke(grant.id).await;
+            let closed = async {
+                loop {
+                    let Outgoing::Push(pushed) = session.next().await else { continue };
+                    assert!(pushed.desired.protection.is_none(), "nothing takes the protection off");
+                    session.applied(pushed.generation, None);
+                }
+            };
+            tokio::select! {
+                () = closed => {}
+                _ = world.reaches(grant.id, "closed") => {}
+            }
+            let report = world.reconciler.sessions.report(&VM.parse().unwrap());
+            assert!(report.detail.contains("keeps its protection"), "{}", report.detail);
+        })
+        .await;
+}

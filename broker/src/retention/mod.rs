@@ -16,6 +16,10 @@
 //! (`retention.removed`). Records of the audit log are first sealed into a segment ([`segments`]), durably, and only then
 //! removed. Each broker also gives back its leases on targets that are gone ([`targets`]), with their reports. No database's time to live decides about any of this.
 //!
+//! **Forged records.** A forged record gives no right, so it leaves as soon as it is met: a grant once the time in its id is before
+//! the cutoff, as only those are read, and a token or a principal in the next round. The read names it in the log, the status and the
+//! audit log ([`crate::forgeries`]). A forged key of an index that names no record cannot be removed; it is named there, too.
+//!
 //! **What stays.** The record of a forgotten agent, because it refuses that agent's old certificates; the version of a deleted
 //! policy, because a request that was decided under the old policy must not fit a new one of that name; a revocation, because
 //! certificates that it covers may still be valid and have no record. These grow with what administrators do, and not with use.

@@ -5,8 +5,8 @@ use jiff::Timestamp;
 use postern_core::audit::AuditEvent;
 use postern_core::{Grant, GrantId};
 use postern_store::{
-    ALL, Expect, Found, IssuedPrincipal, Range, RequestKey, RequestRecord, Store, StoreError, TokenRecord,
-    Transaction, Versioned,
+    ALL, Expect, ForgedRecord, Found, IssuedPrincipal, Range, Record, RequestKey, RequestRecord, Store,
+    StoreError, TokenRecord, Transaction, Versioned,
 };
 
 use super::settings::{BATCH, PAUSE};
@@ -71,25 +71,54 @@ async fn remove_grants(store: &Store, cutoff: Timestamp, now: Timestamp) -> Resu
         let (before, after_key) = (Some(end.as_str()), after.as_deref());
         // Each may take its idempotency key with it.
         let range = Range { after: after_key, before, limit: BATCH / 2, ..Range::all(ALL) };
-        let page: Vec<Versioned<Grant>> = store.range(range).await?;
-        let Some(last) = page.last() else { return Ok(()) };
-        after = Some(last.record.id.to_string());
+        let page = store.page::<Grant>(range).await?;
+        remove_forged::<Grant>(store, &page.forged, cutoff, now).await?;
+        after = page.next;
         let mut batch = Batch::default();
         for Versioned { record: grant, version } in
-            page.into_iter().filter(|grant| is_over(&grant.record, cutoff))
+            page.records.into_iter().filter(|grant| is_over(&grant.record, cutoff))
         {
             batch.changes = batch.changes.delete::<Grant>(&grant.id, Expect::Version(version));
             batch.count("grants");
             let Some(key) = &grant.idempotency_key else { continue };
-            let principal = grant.principal.key();
-            if store.grant_of_request(principal, key).await? == Some(grant.id) {
-                let key = RequestKey::new(principal, key);
+            let key = RequestKey::new(grant.principal.key(), key);
+            let is_its_own = match store.get::<RequestRecord>(&key).await {
+                Ok(request) => request.is_some_and(|request| request.record.grant == grant.id),
+                // It is this grant's key, and keeps no grant in the store.
+                Err(StoreError::Forged { .. }) => true,
+                Err(error) => return Err(error),
+            };
+            if is_its_own {
                 batch.changes = batch.changes.delete::<RequestRecord>(&key, Expect::Any);
                 batch.count("requests");
             }
         }
         batch.commit(store, cutoff, now).await?;
+        if after.is_none() {
+            return Ok(());
+        }
     }
+}
+
+/// Removes forged records, apart from the genuine ones: whatever another program does to them, it holds up no other removal.
+async fn remove_forged<R: Record>(
+    store: &Store,
+    forged: &[ForgedRecord],
+    cutoff: Timestamp,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    for page in forged.chunks(BATCH) {
+        let mut batch = Batch::default();
+        for record in page {
+            // An index may name one that is not there, and a broker may have written over it.
+            if store.is_still_forged::<R>(record).await? {
+                batch.changes = batch.changes.delete_forged::<R>(record);
+                batch.count("forged");
+            }
+        }
+        batch.commit(store, cutoff, now).await?;
+    }
+    Ok(())
 }
 
 fn is_over(grant: &Grant, cutoff: Timestamp) -> bool {
@@ -100,8 +129,9 @@ fn is_over(grant: &Grant, cutoff: Timestamp) -> bool {
 async fn remove_tokens(store: &Store, cutoff: Timestamp, now: Timestamp) -> Result<(), StoreError> {
     let mut from = None;
     loop {
-        let (page, next) = store.scan::<TokenRecord>(from.as_deref(), BATCH).await?;
-        for page in page.chunks(BATCH) {
+        let page = store.scan::<TokenRecord>(from.as_deref(), BATCH).await?;
+        remove_forged::<TokenRecord>(store, &page.forged, cutoff, now).await?;
+        for page in page.found.chunks(BATCH) {
             let mut batch = Batch::default();
             for token in page.iter().filter(|token| token.record.expires_at < cutoff) {
                 batch.changes = batch.changes.delete_found(token);
@@ -109,7 +139,7 @@ async fn remove_tokens(store: &Store, cutoff: Timestamp, now: Timestamp) -> Resu
             }
             batch.commit(store, cutoff, now).await?;
         }
-        from = next;
+        from = page.next;
         if from.is_none() {
             return Ok(());
         }
@@ -120,15 +150,16 @@ async fn remove_tokens(store: &Store, cutoff: Timestamp, now: Timestamp) -> Resu
 async fn remove_principals(store: &Store, cutoff: Timestamp, now: Timestamp) -> Result<(), StoreError> {
     let mut from = None;
     loop {
-        let (page, next) = store.scan::<IssuedPrincipal>(from.as_deref(), BATCH).await?;
-        for page in page.chunks(BATCH) {
+        let page = store.scan::<IssuedPrincipal>(from.as_deref(), BATCH).await?;
+        remove_forged::<IssuedPrincipal>(store, &page.forged, cutoff, now).await?;
+        for page in page.found.chunks(BATCH) {
             let mut batch = Batch::default();
             for principal in page {
                 remove_certificates(&mut batch, principal, cutoff);
             }
             batch.commit(store, cutoff, now).await?;
         }
-        from = next;
+        from = page.next;
         if from.is_none() {
             return Ok(());
         }

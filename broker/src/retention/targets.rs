@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 use postern_core::TargetId;
-use postern_store::Store;
+use postern_store::{AgentRecord, Store};
 
 use crate::cluster::leases::Leases;
 use crate::layers::cloud::CloudLayer;
@@ -36,7 +36,7 @@ pub(super) async fn forget(
 }
 
 async fn is_gone(store: &Store, target: &TargetId, cutoff: Timestamp) -> anyhow::Result<bool> {
-    let agent = store.agent(target).await?.map(|agent| agent.record);
+    let agent = store.genuine::<AgentRecord>(target).await?.map(|agent| agent.record);
     let is_there = agent.is_some_and(|agent| agent.forgotten.is_none_or(|forgotten| forgotten.at >= cutoff));
     Ok(!is_there && !store.has_grant_on(target).await?)
 }

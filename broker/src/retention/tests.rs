@@ -13,7 +13,11 @@ use postern_store::coordination::Claim;
 use postern_store::embedded::Embedded;
 use postern_store::testing::fake_peer::FakePeer;
 use postern_store::testing::memory::{Fault, Memory};
-use postern_store::{Expect, IssuedCertificate, TokenHash, TokenRecord, Transaction};
+use postern_store::testing::test_sealing;
+use postern_store::{
+    Expect, IssuedCertificate, Record as _, RequestKey, RequestRecord, StoreError, TokenHash, TokenRecord,
+    Transaction,
+};
 
 use super::*;
 use crate::app::audit::{Tail, verify};
@@ -130,6 +134,49 @@ async fn i10_what_was_over_before_the_cutoff_leaves_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn i10_forged_records_leave_and_hold_up_no_other() {
+    let memory = Memory::default();
+    let store = memory.store();
+    let all: Vec<Grant> = (0..=200).map(|number| closed(&asked(number, 1), 2)).collect();
+    for grant in &all {
+        store.commit(put(grant)).await.unwrap();
+    }
+    let young = closed(&asked(201, 50), 99);
+    store.commit(put(&young)).await.unwrap();
+    let token = |day: i64| TokenRecord {
+        target: "host:vm-1".parse().unwrap(),
+        created_at: at(0),
+        expires_at: at(day * DAY),
+    };
+    let tokens = [1, 2].map(|byte| TokenHash([byte; 32]));
+    let changes = Transaction::default().put_token(tokens[0], token(99)).put_token(tokens[1], token(9));
+    store.commit(changes.audit(event(0))).await.unwrap();
+    let forge = |kind, key: &str| drop(memory.tamper(kind, key, |text| text.replacen('{', "{ ", 1)));
+    // More than a page of forged grants before the genuine ones, one whose idempotency key alone is forged, and one too young.
+    for grant in all[..150].iter().chain([&young]) {
+        forge(Grant::KIND, &grant.id.to_string());
+    }
+    let key = RequestKey::new(&key("alice"), all[200].idempotency_key.as_deref().unwrap());
+    forge(RequestRecord::KIND, &key.to_string());
+    forge(TokenRecord::KIND, &tokens[0].to_string());
+    round_on(&store, 100, None).await.unwrap();
+
+    for grant in &all {
+        assert!(store.grant(grant.id).await.unwrap().is_none());
+    }
+    assert!(store.get::<RequestRecord>(&key).await.unwrap().is_none());
+    for token in &tokens {
+        assert!(store.token(token).await.unwrap().is_none());
+    }
+    let kept = store.grant(young.id).await;
+    assert!(matches!(kept, Err(StoreError::Forged { .. })), "its id is not before the cutoff");
+    let counts = events(&store, "retention.removed").await;
+    let count = |name| counts.iter().filter_map(|it| it.get(name)?.parse::<usize>().ok()).sum::<usize>();
+    assert_eq!(["forged", "grants", "requests", "tokens"].map(count), [151, 51, 51, 1]);
+    assert!(store.forgeries().take().names.len() > 150, "each is named in the alarm");
+}
+
+#[tokio::test]
 async fn i10_many_records_leave_in_batches_that_are_audited_each() {
     let memory = Memory::default();
     let store = memory.store();
@@ -235,7 +282,7 @@ async fn whole(dir: &Path, store: &Store) -> Head {
 #[tokio::test]
 async fn i9_old_audit_records_go_into_segments_that_verify_with_the_rest_as_one_chain() {
     let dir = tempfile::tempdir().unwrap();
-    let store = Embedded::open(&dir.path().join("a.db")).unwrap();
+    let store = Embedded::open(&dir.path().join("a.db"), &test_sealing()).unwrap();
     log(&store, 1, 5_000).await;
     log(&store, 15, 300).await;
     log(&store, 30, 7).await;
@@ -251,7 +298,7 @@ async fn i9_old_audit_records_go_into_segments_that_verify_with_the_rest_as_one_
     drop(store);
 
     // A broker that starts goes on from there.
-    let store = Embedded::open(&dir.path().join("a.db")).unwrap();
+    let store = Embedded::open(&dir.path().join("a.db"), &test_sealing()).unwrap();
     let round = async |day| round_on(&store, day, rule(dir.path())).await;
     round(25).await.unwrap();
     assert_eq!(segments(dir.path()).len(), 2, "nothing is due");

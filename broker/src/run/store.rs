@@ -9,10 +9,11 @@ use postern_core::audit::{AuditEvent, AuditRecord};
 use postern_store::embedded::Embedded;
 use postern_store::redis::{Redis, RedisSettings};
 use postern_store::single_broker::SingleBroker;
-use postern_store::{Coordination, Store, Transaction};
+use postern_store::{Coordination, Sealing, Store, Transaction};
 
 use crate::clock::Clock;
-use crate::config::BrokerConfig;
+use crate::config::{BrokerConfig, plain_warning};
+use crate::records_key::RecordsKeyFile;
 
 /// The time limit of the record of a loss.
 const RECORD_TIMEOUT: Duration = Duration::from_secs(3);
@@ -25,17 +26,29 @@ pub type OpenedStore = (Store, Arc<dyn Coordination>);
 /// # Errors
 /// It cannot be opened.
 pub async fn open(config: &BrokerConfig) -> anyhow::Result<OpenedStore> {
+    let key = RecordsKeyFile::of(config);
+    let sealing = key.load_or_make().context("cannot use the records key")?;
+    let opened = open_sealed(config, &sealing).await?;
+    // Only now: a broker that dies before goes on to seal the records that it found.
+    key.settle()?;
+    Ok(opened)
+}
+
+async fn open_sealed(config: &BrokerConfig, sealing: &Sealing) -> anyhow::Result<OpenedStore> {
     let Some(settings) = &config.redis else {
-        let store = Embedded::open(&config.store_path()).with_context(|| {
+        let store = Embedded::open(&config.store_path(), sealing).with_context(|| {
             format!("cannot open {}; was `postern-broker init` run?", config.store_path().display())
         })?;
         return Ok((store, Arc::new(SingleBroker::default())));
     };
-    let redis = Arc::new(Redis::open(settings).await.context("cannot open the store on Redis")?);
+    let redis = Arc::new(Redis::open(settings, sealing).await.context("cannot open the store on Redis")?);
+    if let Some(warning) = plain_warning(settings) {
+        tracing::warn!(event = "store.plain", %warning, "the store is reached in plain text");
+    }
     for warning in Redis::warnings(settings).await.context("cannot look at Redis's settings")? {
         tracing::warn!(%warning, "Redis cannot keep what is promised");
     }
-    Ok((Store::new(Arc::clone(&redis) as _), redis))
+    Ok((redis.store(), redis))
 }
 
 /// Returns the time of the newest audit record; the clock never falls behind it.
@@ -54,7 +67,7 @@ pub(super) async fn newest_record(store: &Store) -> anyhow::Result<Timestamp> {
 /// Always, once that happens.
 pub(super) async fn watch_for_loss(
     store: Store,
-    settings: Option<RedisSettings>,
+    reopening: Option<(RedisSettings, Sealing)>,
     clock: Clock,
 ) -> anyhow::Result<()> {
     let reason = tokio::select! {
@@ -62,18 +75,18 @@ pub(super) async fn watch_for_loss(
         reason = store.ended() => anyhow::bail!(reason),
     };
     tracing::error!(event = "store.went_back", reason, "the store has lost records; this broker ends");
-    if let Some(settings) = settings {
-        record_loss(&settings, &reason, clock).await;
+    if let Some((settings, sealing)) = reopening {
+        record_loss(&settings, &sealing, &reason, clock).await;
     }
     Err(anyhow::anyhow!(reason))
 }
 
 /// Records a loss in the audit log that goes on without the lost records (I9). The store as it was opened is believed no more.
-async fn record_loss(settings: &RedisSettings, reason: &str, clock: Clock) {
+async fn record_loss(settings: &RedisSettings, sealing: &Sealing, reason: &str, clock: Clock) {
     let event = AuditEvent::done(clock.now(), "broker", "store.went_back").with("reason", reason);
     let recording = async {
-        let redis = Arc::new(Redis::open(settings).await?);
-        Store::new(Arc::clone(&redis) as _).commit(Transaction::default().audit(event)).await?;
+        let redis = Arc::new(Redis::open(settings, sealing).await?);
+        redis.store().commit(Transaction::default().audit(event)).await?;
         redis.leave().await
     };
     match tokio::time::timeout(RECORD_TIMEOUT, recording).await {

@@ -68,6 +68,8 @@ pub enum Task {
     Retention,
     /// Makes and checks checkpoints of the audit log.
     Checkpoints,
+    /// Reports the forged records that reads of the store met.
+    Forgeries,
 }
 
 impl Task {
@@ -91,6 +93,7 @@ impl Task {
             Self::Principals => "principals",
             Self::Retention => "retention",
             Self::Checkpoints => "checkpoints",
+            Self::Forgeries => "forgeries",
         }
     }
 }

@@ -10,8 +10,8 @@ use jiff::Timestamp;
 use postern_core::audit::{AuditEvent, Head, Outcome};
 use postern_core::{Grant, GrantState};
 use postern_store::{
-    Backend, Batch, Document, Durable, KeyedPage, Kind, Lease, Range, Room, Snapshot, SnapshotQuery, Store,
-    StoreError,
+    Backend, Batch, Document, DocumentPage, Durable, Kind, LastVersion, Lease, Range, Room, Snapshot,
+    SnapshotQuery, Store, StoreError,
 };
 
 use super::{ACTIVATION, GRANT_TRANSITIONS, STORE_CALLS, STORE_FAILURES};
@@ -25,7 +25,7 @@ pub struct InstrumentedStore {
 impl InstrumentedStore {
     /// Adds metrics to a store.
     pub fn over(store: &Store) -> Store {
-        Store::new(Arc::new(Self { backend: Arc::clone(store.backend()) }))
+        store.wrapped(|backend| Arc::new(Self { backend }))
     }
 }
 
@@ -46,6 +46,10 @@ impl Backend for InstrumentedStore {
         read(self.backend.get_durable(kind, key)).await
     }
 
+    async fn last_version(&self, kind: Kind, key: &str) -> Result<LastVersion, StoreError> {
+        read(self.backend.last_version(kind, key)).await
+    }
+
     async fn list(&self, kind: Kind) -> Result<Vec<Document>, StoreError> {
         read(self.backend.list(kind)).await
     }
@@ -54,7 +58,7 @@ impl Backend for InstrumentedStore {
         read(self.backend.range(kind, range)).await
     }
 
-    async fn scan(&self, kind: Kind, from: Option<&str>, limit: usize) -> Result<KeyedPage, StoreError> {
+    async fn scan(&self, kind: Kind, from: Option<&str>, limit: usize) -> Result<DocumentPage, StoreError> {
         read(self.backend.scan(kind, from, limit)).await
     }
 
@@ -111,6 +115,9 @@ async fn timed<T>(
             | StoreError::Unaudited
             | StoreError::Full(_)
             | StoreError::NewerSchema { .. }
+            | StoreError::Forged { .. }
+            | StoreError::OtherKey
+            | StoreError::PoliciesLost { .. }
             | StoreError::Corrupt { .. }
             | StoreError::Unavailable { .. },
         ) => metrics::counter!(STORE_FAILURES, "operation" => operation).increment(1),

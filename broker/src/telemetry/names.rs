@@ -48,6 +48,7 @@ pub(crate) const AUDIT_UNCOVERED: &str = "postern_audit_uncovered_records";
 pub(crate) const STORE_CALLS: &str = "postern_store_seconds";
 pub(crate) const STORE_FREE: &str = "postern_store_free_bytes";
 pub(crate) const STORE_LOW: &str = "postern_store_low_on_space";
+pub(crate) const STORE_FORGED: &str = "postern_store_forged_total";
 pub(crate) const STORE_FAILURES: &str = "postern_store_failures_total";
 pub(crate) const LEASE_CHANGES: &str = "postern_lease_changes_total";
 pub(crate) const READY: &str = "postern_ready";
@@ -103,7 +104,9 @@ const TASKS: &[&str] = &[
     Task::Sample.word(),
     Task::Metrics.word(),
     Task::Principals.word(),
+    Task::Retention.word(),
     Task::Checkpoints.word(),
+    Task::Forgeries.word(),
 ];
 const OPERATIONS: &[&str] = &["commit", "read"];
 const CERTIFICATES: &[&str] = &["root", "intermediate", "serving", "store"];
@@ -117,7 +120,7 @@ const STORE_SECONDS: &[f64] =
 const SWEEP_SECONDS: &[f64] = &[0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0, 1800.0];
 
 /// Every metric of the broker.
-pub const ALL: [Metric; 33] = [
+pub const ALL: [Metric; 34] = [
     gauge(BUILD_INFO, Some(("version", &[])), "Always 1; the label says which version runs"),
     gauge(GRANTS, Some(("state", OPEN_STATES)), "Grants in the store that are not over, by their state"),
     counter(
@@ -189,6 +192,11 @@ pub const ALL: [Metric; 33] = [
         "Bytes that the store has left: on the disk of data_dir, or below Redis's maxmemory; 0 if it does not tell",
     ),
     gauge(STORE_LOW, None, "1 while the store is low on space and takes no new grant, otherwise 0"),
+    counter(
+        STORE_FORGED,
+        None,
+        "Reads of the store that met a forged record: one that no broker with this records key wrote",
+    ),
     counter(
         LEASE_CHANGES,
         Some(("why", LEASE_CHANGE_KINDS)),

@@ -1,10 +1,12 @@
 //! `request`: one grant for one command, however often an answer is lost, and then the wait for it to open.
 
+use std::io;
 use std::path::Path;
-use std::{fs, io};
 
 use postern_core::Invalid;
 use postern_proto::{CALLER_TOKEN, convert, v1};
+use postern_runtime::error_chain::error_chain;
+use postern_runtime::private_file;
 use tonic::Request;
 use tonic::metadata::AsciiMetadataValue;
 use ulid::Ulid;
@@ -62,15 +64,21 @@ fn to_wire(asked: args::RequestArgs) -> v1::RequestAccessRequest {
     }
 }
 
+/// The longest token that is read, in bytes.
+const MAX_TOKEN_BYTES: u64 = 64 << 10;
+
 /// Reads the caller's own access token for a cloud.
 fn cloud_token(file: &Path) -> Result<AsciiMetadataValue, Invalid> {
     let wrong = |problem: String| {
         let remedy = "name a file that contains only the access token, or - for standard input";
         Invalid::new("--cloud-token", problem, remedy)
     };
-    let read =
-        if file == Path::new("-") { io::read_to_string(io::stdin()) } else { fs::read_to_string(file) };
-    let text = read.map_err(|error| wrong(format!("cannot read {}: {error}", file.display())))?;
+    let text = if file == Path::new("-") {
+        io::read_to_string(io::stdin())
+            .map_err(|error| wrong(format!("cannot read standard input: {error}")))?
+    } else {
+        private_file::read(file, MAX_TOKEN_BYTES).map_err(|error| wrong(error_chain(&error)))?
+    };
     let token = text.trim();
     if token.is_empty() || token.contains(char::is_whitespace) {
         return Err(wrong(format!("{} does not contain a token", file.display())));

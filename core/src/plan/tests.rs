@@ -171,7 +171,7 @@ fn i4_what_waits_for_an_approval_is_held_nowhere_and_never_moves_by_itself() {
     let waiting = asked_for(1, Layers::Both, Unreachable::Fail, true);
     let protection = Protection { mode: Mode::Enforce, ports: BTreeSet::default() };
     for now in [0, 30, 60, 999] {
-        assert!(desired_host(&target(), protection.clone(), [&waiting], at(now)).windows.is_empty());
+        assert!(desired_host(&target(), Some(protection.clone()), [&waiting], at(now)).windows.is_empty());
         assert!(desired_cloud(&target(), [&waiting], at(now)).is_empty());
         assert_eq!(next(&waiting, &Observed::Open, &Observed::Open, now), None);
         assert_eq!(next(&waiting, &Observed::Absent, &Observed::Absent, now), None);
@@ -225,12 +225,12 @@ proptest! {
             here.map(|grant| (grant.id, grant.not_after)).collect()
         };
         let protection = Protection { mode: Mode::Enforce, ports: BTreeSet::default() };
-        let host = desired_host(&target(), protection.clone(), &grants, at(now));
+        let host = desired_host(&target(), Some(protection.clone()), &grants, at(now));
         prop_assert_eq!(host.windows.iter().map(|w| (w.grant, w.not_after)).collect::<BTreeSet<_>>(), open(Layer::Host));
         let cloud = desired_cloud(&target(), &grants, at(now));
         prop_assert_eq!(cloud.iter().map(|w| (w.grant, w.not_after)).collect::<BTreeSet<_>>(), open(Layer::Cloud));
         let other: TargetId = "host:vm-2".parse().unwrap();
-        prop_assert!(desired_host(&other, protection, &grants, at(now)).windows.is_empty());
+        prop_assert!(desired_host(&other, Some(protection), &grants, at(now)).windows.is_empty());
         prop_assert!(desired_cloud(&other, &grants, at(now)).is_empty());
     }
 

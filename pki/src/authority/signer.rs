@@ -37,7 +37,8 @@ impl Signer {
     pub(super) fn on_disk(paths: &Paths, roots: &Roots) -> Result<Self, PkiError> {
         let found = paths.agents.read().and_then(|found| Self::of(found, &paths.agents, roots));
         // A key that may have leaked keeps its own error: an operator must know before another takes its place.
-        let is_leak = |error: &PkiError| matches!(error, PkiError::ExposedKey { .. });
+        let is_leak =
+            |error: &PkiError| matches!(error, PkiError::ExposedKey { .. } | PkiError::ForeignKey(_));
         found.map_err(|error| if is_leak(&error) { error } else { PkiError::NoIntermediate(Box::new(error)) })
     }
 

@@ -18,6 +18,10 @@ use crate::error::StoreError;
 use crate::indexes::Indexes;
 use crate::kind::{Kind, Version};
 use crate::record::Record;
+use crate::seal::Sealer;
+
+/// Reads the record of a document, and the indexes in which it says that it is.
+type ReadRecord = fn(&Document, &Sealer) -> Result<(Document, Indexes), StoreError>;
 
 /// A kind whose documents are cached.
 #[derive(Debug, Clone, Copy)]
@@ -26,13 +30,13 @@ pub(super) struct CachedKind {
     /// The index in which the cached documents are. It leads a family: a document in the index `x open` is in `open`, too.
     /// None: every document is cached.
     index: Option<&'static str>,
-    parse: fn(Document) -> Result<Document, StoreError>,
+    read: ReadRecord,
 }
 
 impl CachedKind {
     /// Caches every document of a kind.
     pub(super) fn whole<R: Record>() -> Self {
-        Self { kind: R::KIND, index: None, parse: Document::read::<R> }
+        Self { kind: R::KIND, index: None, read: Document::read::<R> }
     }
 
     /// Caches the documents in an index.
@@ -77,7 +81,6 @@ struct Shelf {
 /// A document as the cache takes it from the database.
 #[derive(Debug)]
 pub(super) struct CachedDocument {
-    pub(super) key: Arc<str>,
     pub(super) document: Document,
     pub(super) indexes: Indexes,
 }
@@ -106,11 +109,21 @@ impl Cache {
         &self,
         kind: Kind,
         documents: impl IntoIterator<Item = CachedDocument>,
+        sealer: &Sealer,
     ) -> Result<(), StoreError> {
         let Some((shelf, cached)) = self.shelf(kind) else { return Ok(()) };
         let mut effects = Vec::new();
-        for CachedDocument { key, document, indexes } in documents {
-            effects.push(Effect { shelf, key, after: Some(((cached.parse)(document)?, indexes)) });
+        for CachedDocument { document, indexes } in documents {
+            let key = Arc::clone(&document.key);
+            let after = match (cached.read)(&document, sealer) {
+                // A record that is not in the index that leads does not belong here, whatever the database's entries say.
+                Ok((_, indexes)) if !cached.holds(&indexes) => continue,
+                Ok(read) => read,
+                // It stays as it is, so that each read meets it.
+                Err(StoreError::Forged { .. }) => (document, indexes),
+                Err(error) => return Err(error),
+            };
+            effects.push(Effect { shelf, key, after: Some(after) });
         }
         let head = self.head();
         self.follow(effects, head);
@@ -121,8 +134,9 @@ impl Cache {
     pub(super) fn effect(&self, write: Write, version: Version) -> Option<Effect> {
         let (shelf, cached) = self.shelf(write.kind)?;
         let put = write.put.filter(|put| cached.holds(&put.indexes));
-        let after = put.map(|put| (Document::of_record(version, put.record), put.indexes));
-        Some(Effect { shelf, key: write.key.into(), after })
+        let key: Arc<str> = write.key.into();
+        let after = put.map(|put| (Document::of_record(Arc::clone(&key), version, put.record), put.indexes));
+        Some(Effect { shelf, key, after })
     }
 
     /// Follows a durable commit.
@@ -256,7 +270,8 @@ mod tests {
     }
 
     fn keys(documents: Option<Vec<Document>>) -> Vec<String> {
-        let id = |document: &Document| document.record::<Grant>().unwrap().id.to_string();
+        let sealer = crate::testing::test_sealing().sealer("");
+        let id = |document: &Document| document.record::<Grant>(&sealer).unwrap().id.to_string();
         documents.unwrap().iter().map(id).collect()
     }
 

@@ -10,14 +10,15 @@ use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 
 use super::rows::{corrupt, from_body, unavailable};
-use super::schema;
+use super::{schema, sealing};
 use crate::error::StoreError;
+use crate::seal::Sealing;
 
 /// The longest wait of SQLite for a lock.
 pub(super) const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Locks the database, and opens it with the schema of this broker.
-pub(super) fn connect(path: &Path) -> Result<(Lock, Connection), StoreError> {
+/// Locks the database, and opens it with the schema of this broker and the seals of this key.
+pub(super) fn connect(path: &Path, seals: &Sealing) -> Result<(Lock, Connection), StoreError> {
     let lock = lock(path)?;
     // SQLite would make the file with the umask's permissions.
     private(path).map_err(|source| StoreError::Unavailable { source: Box::new(source) })?;
@@ -34,7 +35,9 @@ pub(super) fn connect(path: &Path) -> Result<(Lock, Connection), StoreError> {
     connection.pragma_update(None, "synchronous", "FULL").map_err(unavailable)?;
     // SQLite keeps what it may have to roll back in memory, not in a file beside the database.
     connection.pragma_update(None, "temp_store", "MEMORY").map_err(unavailable)?;
-    schema::migrate(&mut connection, found)?;
+    sealing::check(&connection, found, seals)?;
+    schema::migrate(&mut connection, found, seals)?;
+    sealing::name_key(&connection, seals)?;
     Ok((lock, connection))
 }
 

@@ -3,12 +3,12 @@
 use rusqlite::{Connection, Params, Row, params};
 
 use super::cache::CachedDocument;
-use super::rows::{corrupt, unavailable};
-use crate::backend::{KeyedPage, Order, Range};
+use super::rows::unavailable;
+use crate::backend::{DocumentPage, Order, Range};
 use crate::document::Document;
 use crate::error::StoreError;
 use crate::indexes::{ALL, Indexes};
-use crate::kind::Kind;
+use crate::kind::{Kind, LastVersion, MAX_VERSION, Version};
 
 /// Returns the primary key of a document.
 pub(super) fn place(kind: &str, key: &str) -> String {
@@ -28,8 +28,22 @@ pub(super) fn bounds(kind: &str) -> (String, String) {
 
 /// Returns the document with this key.
 pub(super) fn get(db: &Connection, kind: Kind, key: &str) -> Result<Option<Document>, StoreError> {
-    let sql = "SELECT version, body FROM documents WHERE place = ?1 AND body IS NOT NULL";
-    Ok(rows(db, sql, [place(kind.name, key)], |row| document(row, kind))?.pop())
+    let sql = "SELECT version, body, ?2 FROM documents WHERE place = ?1 AND body IS NOT NULL";
+    Ok(rows(db, sql, [&place(kind.name, key), key], document)?.pop())
+}
+
+/// Returns the last version of a document, which may have been deleted.
+pub(super) fn last_version(db: &Connection, kind: Kind, key: &str) -> Result<LastVersion, StoreError> {
+    let sql = "SELECT version, body IS NOT NULL FROM documents WHERE place = ?1";
+    let found = rows(db, sql, [place(kind.name, key)], |row| {
+        Ok(LastVersion { version: version(row, 0), is_there: row.get(1).map_err(unavailable)? })
+    })?;
+    Ok(found.first().copied().unwrap_or_default())
+}
+
+/// Returns the version in a column; 0 if no broker can have written it.
+pub(super) fn version(row: &Row<'_>, column: usize) -> Version {
+    row.get(column).ok().filter(|version| *version <= MAX_VERSION).unwrap_or(0)
 }
 
 /// Returns every document of a kind.
@@ -45,13 +59,14 @@ pub(super) fn range(db: &Connection, kind: Kind, range: Range<'_>) -> Result<Vec
     };
     if range.index == ALL {
         let (start, end) = bounds(kind.name);
+        let key_at = start.chars().count() + 1;
         let from = range.after.map_or(start, |after| place(kind.name, after));
         let to = range.before.map_or(end, |before| place(kind.name, before));
         let sql = format!(
-            "SELECT version, body FROM documents WHERE place > ?1 AND place < ?2 AND body IS NOT NULL \
-             ORDER BY place {order} LIMIT ?3"
+            "SELECT version, body, substr(place, ?4) FROM documents \
+             WHERE place > ?1 AND place < ?2 AND body IS NOT NULL ORDER BY place {order} LIMIT ?3"
         );
-        return rows(db, &sql, params![from, to, range.limit()], |row| document(row, kind));
+        return rows(db, &sql, params![from, to, range.limit(), key_at], document);
     }
     let start = entry(kind.name, range.index, "");
     let key_at = start.chars().count() + 1;
@@ -61,26 +76,29 @@ pub(super) fn range(db: &Connection, kind: Kind, range: Range<'_>) -> Result<Vec
         // The vertical tab comes after the line break.
         None => format!("{}/{}\u{b}", kind.name, range.index),
     };
-    let sql = format!("SELECT version, body {IN_INDEX} ORDER BY entry {order} LIMIT ?5");
+    let sql = format!("SELECT version, body, substr(entry, ?4) {IN_INDEX} ORDER BY entry {order} LIMIT ?5");
     let of_kind = place(kind.name, "");
-    rows(db, &sql, params![from, to, of_kind, key_at, range.limit()], |row| document(row, kind))
+    rows(db, &sql, params![from, to, of_kind, key_at, range.limit()], document)
 }
 
 /// The documents of the entries between two bounds. SQLite keeps the order of a cross join: it walks the index.
 const IN_INDEX: &str = "FROM entries CROSS JOIN documents ON place = ?3 || substr(entry, ?4) \
                         WHERE entry > ?1 AND entry < ?2";
 
-/// Returns the documents of a kind after the key `from`, at most so many, with their keys.
-pub(super) fn scan(db: &Connection, kind: Kind, from: &str, limit: usize) -> Result<KeyedPage, StoreError> {
+/// Returns the documents of a kind after the key `from`, at most so many.
+pub(super) fn scan(
+    db: &Connection,
+    kind: Kind,
+    from: &str,
+    limit: usize,
+) -> Result<DocumentPage, StoreError> {
     let sql = "SELECT version, body, substr(place, ?4) FROM documents \
                WHERE place > ?1 AND place < ?2 AND body IS NOT NULL ORDER BY place LIMIT ?3";
     let (start, to) = bounds(kind.name);
     let (from, key_at) = (place(kind.name, from), start.chars().count() + 1);
-    let documents = rows(db, sql, params![from, to, limit, key_at], |row| {
-        Ok((row.get::<_, String>(2).map_err(unavailable)?, document(row, kind)?))
-    })?;
-    let next = documents.last().filter(|_| documents.len() == limit).map(|(key, _)| key.clone());
-    Ok(KeyedPage { documents, next })
+    let documents = rows(db, sql, params![from, to, limit, key_at], document)?;
+    let next = documents.last().filter(|_| documents.len() == limit).map(|last| last.key.to_string());
+    Ok(DocumentPage { documents, next })
 }
 
 /// Returns every document of a kind, each with its key and its indexes.
@@ -88,7 +106,7 @@ pub(super) fn with_indexes(db: &Connection, kind: Kind) -> Result<Vec<CachedDocu
     let ((from, to), of_kind) = (bounds(kind.name), place(kind.name, ""));
     let sql = "SELECT version, body, substr(place, ?3), indexes FROM documents \
                WHERE place > ?1 AND place < ?2 AND body IS NOT NULL";
-    rows(db, sql, params![from, to, of_kind.chars().count() + 1], |row| cached(row, kind))
+    rows(db, sql, params![from, to, of_kind.chars().count() + 1], cached)
 }
 
 /// Returns every document of an index, each with its key and its indexes.
@@ -96,7 +114,7 @@ pub(super) fn of_index(db: &Connection, kind: Kind, index: &str) -> Result<Vec<C
     let (from, to) = (entry(kind.name, index, ""), format!("{}/{index}\u{b}", kind.name));
     let sql = format!("SELECT version, body, substr(entry, ?4), indexes {IN_INDEX}");
     let key_at = from.chars().count() + 1;
-    rows(db, &sql, params![from, to, place(kind.name, ""), key_at], |row| cached(row, kind))
+    rows(db, &sql, params![from, to, place(kind.name, ""), key_at], cached)
 }
 
 /// Returns each row that a query finds.
@@ -115,15 +133,18 @@ pub(super) fn rows<T>(
     Ok(found)
 }
 
-fn cached(row: &Row<'_>, kind: Kind) -> Result<CachedDocument, StoreError> {
-    let (key, indexes): (String, String) =
-        (row.get(2).map_err(unavailable)?, row.get(3).map_err(unavailable)?);
-    let (document, indexes) = (document(row, kind)?, Indexes::from_text(indexes));
-    Ok(CachedDocument { key: key.into(), document, indexes })
+fn cached(row: &Row<'_>) -> Result<CachedDocument, StoreError> {
+    let indexes = Indexes::from_text(row.get(3).unwrap_or_default());
+    Ok(CachedDocument { document: document(row)?, indexes })
 }
 
-fn document(row: &Row<'_>, kind: Kind) -> Result<Document, StoreError> {
+/// Reads a version, a text and a key. What no broker can have written is unreadable, and must not keep others from being read.
+fn document(row: &Row<'_>) -> Result<Document, StoreError> {
+    let key = row.get_ref(2).map_err(unavailable)?;
+    let key = String::from_utf8_lossy(key.as_bytes().unwrap_or_default()).into_owned();
     let body = row.get_ref(1).map_err(unavailable)?.as_str();
-    let body = body.map_err(|source| corrupt(kind.noun, source))?.to_owned();
-    Ok(Document::from_text(row.get(0).map_err(unavailable)?, body))
+    Ok(match body {
+        Ok(body) => Document::from_text(key, version(row, 0), body.to_owned()),
+        Err(_) => Document::unreadable(key),
+    })
 }

@@ -12,6 +12,7 @@ mod documents;
 mod reader;
 mod rows;
 mod schema;
+mod sealing;
 #[cfg(test)]
 mod tests;
 mod transfer;
@@ -26,21 +27,24 @@ use postern_core::audit::Head;
 use postern_core::{Grant, Policy};
 use rusqlite::{Connection, params};
 
-use crate::backend::{Backend, KeyedPage, Range, Snapshot, SnapshotQuery};
+use crate::backend::{Backend, DocumentPage, Range, Snapshot, SnapshotQuery};
 use crate::batch::Batch;
 use crate::coordination::Lease;
 use crate::document::Document;
 use crate::durable::Durable;
 use crate::error::StoreError;
-use crate::kind::Kind;
+use crate::kind::{Kind, LastVersion};
 use crate::record::Record as _;
 use crate::records::grant::OPEN;
+use crate::records::manifest::PolicyManifest;
 use crate::room::{Medium, Room};
+use crate::seal::Sealing;
 use crate::store::Store;
 use cache::{Cache, CachedKind};
 use database::{Lock, audit_lines, connect, read_head};
 use reader::Readers;
 use rows::unavailable;
+use sealing::TENANT;
 pub use transfer::Transfer;
 use writer::Writer;
 
@@ -59,30 +63,34 @@ impl Embedded {
     /// Opens the store, or makes it.
     ///
     /// # Errors
-    /// Another broker has it open, it was written by a newer broker, it was moved or is incomplete, or it cannot be read.
-    pub fn open(path: &Path) -> Result<Store, StoreError> {
-        Self::open_with(path, |_| Ok(()))
+    /// Another broker has it open, it was written by a newer broker or sealed with another key, it was moved or is incomplete, or it
+    /// cannot be read.
+    pub fn open(path: &Path, sealing: &Sealing) -> Result<Store, StoreError> {
+        Self::open_with(path, sealing, |_| Ok(()))
     }
 
     fn open_with(
         path: &Path,
+        sealing: &Sealing,
         prepare: impl FnOnce(&Connection) -> rusqlite::Result<()>,
     ) -> Result<Store, StoreError> {
-        let (lock, connection) = connect(path)?;
+        let (lock, connection) = connect(path, sealing)?;
+        let sealer = sealing.sealer(TENANT);
         transfer::check(&connection)?;
         prepare(&connection).map_err(unavailable)?;
-        let cached = [CachedKind::indexed::<Grant>(OPEN), CachedKind::whole::<Policy>()];
+        let cached = [
+            CachedKind::indexed::<Grant>(OPEN),
+            CachedKind::whole::<Policy>(),
+            CachedKind::whole::<PolicyManifest>(),
+        ];
         let cache = Cache::new(&cached, read_head(&connection)?);
-        cache.fill(Grant::KIND, documents::of_index(&connection, Grant::KIND, OPEN)?)?;
-        cache.fill(Policy::KIND, documents::with_indexes(&connection, Policy::KIND)?)?;
+        cache.fill(Grant::KIND, documents::of_index(&connection, Grant::KIND, OPEN)?, &sealer)?;
+        cache.fill(Policy::KIND, documents::with_indexes(&connection, Policy::KIND)?, &sealer)?;
+        let manifest = documents::with_indexes(&connection, PolicyManifest::KIND)?;
+        cache.fill(PolicyManifest::KIND, manifest, &sealer)?;
         let writer = Writer::start(connection, cache.clone())?;
-        Ok(Store::new(Arc::new(Self {
-            writer,
-            cache,
-            readers: Readers::new(path),
-            path: path.to_owned(),
-            _lock: lock,
-        })))
+        let readers = Readers::new(path);
+        Ok(Store::new(Arc::new(Self { writer, cache, readers, path: path.to_owned(), _lock: lock }), sealer))
     }
 }
 
@@ -102,6 +110,10 @@ impl Backend for Embedded {
     async fn get_durable(&self, kind: Kind, key: &str) -> Result<Durable<Option<Document>>, StoreError> {
         // A reader sees a commit only after it is on the disk.
         self.get(kind, key).await.map(Durable::new)
+    }
+
+    async fn last_version(&self, kind: Kind, key: &str) -> Result<LastVersion, StoreError> {
+        self.readers.one(|db| documents::last_version(db, kind, key))
     }
 
     async fn list(&self, kind: Kind) -> Result<Vec<Document>, StoreError> {
@@ -127,7 +139,7 @@ impl Backend for Embedded {
             .await
     }
 
-    async fn scan(&self, kind: Kind, from: Option<&str>, limit: usize) -> Result<KeyedPage, StoreError> {
+    async fn scan(&self, kind: Kind, from: Option<&str>, limit: usize) -> Result<DocumentPage, StoreError> {
         let from = from.unwrap_or_default().to_owned();
         self.readers.read(move |db| documents::scan(db, kind, &from, limit)).await
     }

@@ -5,14 +5,16 @@ use rusqlite::{Connection, params};
 
 use super::documents::{place, rows};
 use super::rows::{corrupt, from_body, unavailable};
+use super::sealing::{self, SEALS};
 use super::writes::{enter, execute};
 use crate::body::to_body;
 use crate::error::StoreError;
 use crate::record::Record as _;
 use crate::records::request::{RequestKey, RequestRecord};
+use crate::seal::Sealing;
 
 /// The steps, each from one version to the next. Never change a released step: add another.
-const MIGRATIONS: [&str; 3] = [
+const MIGRATIONS: [&str; 4] = [
     "
     CREATE TABLE grants (
         id TEXT PRIMARY KEY,
@@ -57,6 +59,8 @@ const MIGRATIONS: [&str; 3] = [
     INSERT INTO documents SELECT 'policies/' || name, version, '', body FROM policies;
     INSERT INTO documents SELECT 'tokens/' || lower(hex(hash)), 1, '', body FROM tokens;
 ",
+    // Records are sealed from here on (`sealing.rs`).
+    "",
 ];
 
 /// The version from which records are documents.
@@ -69,12 +73,15 @@ pub(super) fn check(found: u32) -> Result<(), StoreError> {
 }
 
 /// Brings the schema from the given version to this broker's. Each step is one transaction.
-pub(super) fn migrate(connection: &mut Connection, found: u32) -> Result<(), StoreError> {
+pub(super) fn migrate(connection: &mut Connection, found: u32, seals: &Sealing) -> Result<(), StoreError> {
     for (step, version) in MIGRATIONS.iter().zip(1u32..).skip(found as usize) {
         let transaction = connection.transaction().map_err(unavailable)?;
         transaction.execute_batch(step).map_err(unavailable)?;
         if version == DOCUMENTS {
             make_documents(&transaction)?;
+        }
+        if version == SEALS {
+            sealing::upgrade(&transaction, seals)?;
         }
         transaction.pragma_update(None, "user_version", version).map_err(unavailable)?;
         transaction.commit().map_err(unavailable)?;

@@ -1,4 +1,5 @@
 mod audit;
+mod forged;
 mod killed;
 mod upgrade;
 
@@ -17,6 +18,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::testing::builders::{a_grant, a_policy, at, key, start};
 use crate::testing::conformance::{self, Leasing as _};
+use crate::testing::{first_sealing, test_sealing};
 use crate::{AgentRecord, Expect, GrantQuery, Medium, TokenHash, TokenRecord, Transaction};
 
 /// A directory with a database, and its path.
@@ -41,7 +43,7 @@ async fn it_conforms() {
     let number = std::cell::Cell::new(0);
     conformance::run(async || {
         number.set(number.get() + 1);
-        Embedded::open(&dir.path().join(format!("{}.db", number.get()))).unwrap()
+        Embedded::open(&dir.path().join(format!("{}.db", number.get())), &test_sealing()).unwrap()
     })
     .await;
 }
@@ -65,7 +67,7 @@ async fn everything(store: &Store) -> String {
 #[tokio::test]
 async fn i4_what_was_committed_is_there_when_it_is_opened_again() {
     let (_dir, path) = a_place();
-    let store = Embedded::open(&path).unwrap();
+    let store = Embedded::open(&path, &test_sealing()).unwrap();
     let (open, deleted) = (a_grant().number(1).build(), a_policy().named("deleted").build());
     let closing = a_grant().number(2).build().after(Event::Close(CloseReason::Expired), at(60)).unwrap();
     let closed = closing.after(Event::ClosedEverywhere, at(61)).unwrap();
@@ -88,7 +90,7 @@ async fn i4_what_was_committed_is_there_when_it_is_opened_again() {
     let before = everything(&store).await;
     drop(store);
 
-    let store = Embedded::open(&path).unwrap();
+    let store = Embedded::open(&path, &test_sealing()).unwrap();
     assert_eq!(everything(&store).await, before);
     assert_eq!(store.audit_head().await.unwrap(), head);
     assert_eq!(store.grant(closed.id).await.unwrap().unwrap().record, closed);
@@ -102,7 +104,7 @@ async fn i4_what_was_committed_is_there_when_it_is_opened_again() {
 async fn i4_a_commit_waits_for_the_disk() {
     let (_dir, path) = a_place();
     let mut found = None;
-    let store = Embedded::open_with(&path, |db| {
+    let store = Embedded::open_with(&path, &test_sealing(), |db| {
         let pragma = |name| db.pragma_query_value(None, name, |row| row.get::<_, Value>(0));
         found = Some((pragma("journal_mode")?, pragma("synchronous")?));
         Ok(())
@@ -115,7 +117,7 @@ async fn i4_a_commit_waits_for_the_disk() {
 #[tokio::test]
 async fn its_files_are_for_their_owner_alone() {
     let (dir, path) = a_place();
-    let store = Embedded::open(&path).unwrap();
+    let store = Embedded::open(&path, &test_sealing()).unwrap();
     store.commit(a_change(1)).await.unwrap();
     let mut modes = BTreeMap::new();
     for entry in fs::read_dir(dir.path()).unwrap() {
@@ -130,18 +132,20 @@ async fn its_files_are_for_their_owner_alone() {
 #[tokio::test]
 async fn one_broker_has_it_open_at_a_time() {
     let (_dir, path) = a_place();
-    let store = Embedded::open(&path).unwrap();
-    let StoreError::Unavailable { source } = Embedded::open(&path).unwrap_err() else { panic!() };
+    let store = Embedded::open(&path, &test_sealing()).unwrap();
+    let StoreError::Unavailable { source } = Embedded::open(&path, &test_sealing()).unwrap_err() else {
+        panic!()
+    };
     assert!(source.to_string().contains(path.to_str().unwrap()), "{source}");
     store.commit(a_change(1)).await.unwrap();
     drop(store);
-    Embedded::open(&path).unwrap();
+    Embedded::open(&path, &test_sealing()).unwrap();
 }
 
 #[test]
 fn a_database_of_a_newer_broker_is_not_touched() {
     let (_dir, path) = a_place();
-    drop(Embedded::open(&path).unwrap());
+    drop(Embedded::open(&path, &test_sealing()).unwrap());
     let newer = Connection::open(&path).unwrap();
     newer.pragma_update(None, "user_version", 99).unwrap();
     // As the newer broker leaves it when it is killed, and when it ends.
@@ -153,7 +157,7 @@ fn a_database_of_a_newer_broker_is_not_touched() {
     for path in [killed, path] {
         let files = || ["", "-wal"].map(|suffix| fs::read(with_suffix(&path, suffix)).unwrap_or_default());
         let before = files();
-        let error = Embedded::open(&path).unwrap_err();
+        let error = Embedded::open(&path, &test_sealing()).unwrap_err();
         assert!(matches!(error, StoreError::NewerSchema { found: 99, .. }), "{error}");
         assert!(files() == before, "{} or its log was changed", path.display());
     }
@@ -168,7 +172,7 @@ async fn a_file_that_is_no_database_is_refused_and_kept() {
     let (_dir, path) = a_place();
     fs::write(&path, "certainly not a database, but as long as one would be".repeat(100)).unwrap();
     let before = fs::read(&path).unwrap();
-    let error = Embedded::open(&path).unwrap_err();
+    let error = Embedded::open(&path, &test_sealing()).unwrap_err();
     assert!(matches!(error, StoreError::Corrupt { .. }), "{error}");
     assert_eq!(fs::read(&path).unwrap(), before);
 }
@@ -179,7 +183,7 @@ async fn a_full_disk_refuses_changes_nothing_and_is_no_end() {
     // No database can be made smaller than it is: this one has no page to spare.
     let full = "CREATE TABLE ballast (bytes); INSERT INTO ballast VALUES (zeroblob(500000));
         PRAGMA max_page_count = 1";
-    let store = Embedded::open_with(&path, |db| db.execute_batch(full)).unwrap();
+    let store = Embedded::open_with(&path, &test_sealing(), |db| db.execute_batch(full)).unwrap();
     store.commit(a_change(1)).await.unwrap();
     let before = everything(&store).await;
     let big = || {
@@ -203,7 +207,7 @@ async fn a_full_disk_refuses_changes_nothing_and_is_no_end() {
     let after = everything(&store).await;
     drop(store);
 
-    let store = Embedded::open(&path).unwrap();
+    let store = Embedded::open(&path, &test_sealing()).unwrap();
     assert_eq!(everything(&store).await, after);
     let lines = store.audit_lines(0, usize::MAX).await.unwrap();
     let head = verify(lines.iter().map(|(_, line)| line.as_str())).unwrap();
@@ -213,7 +217,7 @@ async fn a_full_disk_refuses_changes_nothing_and_is_no_end() {
 #[tokio::test]
 async fn one_conflict_in_a_group_refuses_no_other_transaction() {
     let (_dir, path) = a_place();
-    let store = Embedded::open(&path).unwrap();
+    let store = Embedded::open(&path, &test_sealing()).unwrap();
     let changes = (0..200u8).map(|n| store.commit(a_change(n % 100)));
     let outcomes = join_all(changes).await;
     assert_eq!(outcomes.iter().filter(|outcome| outcome.is_ok()).count(), 100);
@@ -225,7 +229,9 @@ async fn one_conflict_in_a_group_refuses_no_other_transaction() {
 async fn all_that_wait_share_a_commit_and_each_is_answered() {
     const MANY: u64 = 1000;
     let (_dir, path) = a_place();
-    let store = Embedded::open_with(&path, |db| db.pragma_update(None, "wal_autocheckpoint", 0)).unwrap();
+    let store =
+        Embedded::open_with(&path, &test_sealing(), |db| db.pragma_update(None, "wal_autocheckpoint", 0))
+            .unwrap();
     let log = with_suffix(&path, "-wal");
     let before = commits_in(&fs::read(&log).unwrap());
     let other = Connection::open(&path).unwrap();
@@ -250,7 +256,7 @@ fn commits_in(log: &[u8]) -> usize {
 #[tokio::test]
 async fn a_look_does_not_wait_for_a_writer() {
     let (_dir, path) = a_place();
-    let store = Embedded::open(&path).unwrap();
+    let store = Embedded::open(&path, &test_sealing()).unwrap();
     store.commit(a_change(1)).await.unwrap();
     let other = Connection::open(&path).unwrap();
     other.execute_batch("BEGIN IMMEDIATE; DELETE FROM documents").unwrap();

@@ -10,10 +10,12 @@ use super::base;
 use super::database::{Lock, audit_lines, connect, read_head};
 use super::documents::{bounds, place, rows};
 use super::rows::unavailable;
+use super::sealing::{self, TENANT};
 use super::writes;
 use crate::error::{MigrationError, StoreError};
 use crate::indexes::Indexes;
 use crate::kind::Part;
+use crate::seal::{Sealer, Sealing};
 use crate::transfer::{Counts, Item, PAGE, Page, Source, Target};
 
 /// The marks that keep a store from being opened.
@@ -24,6 +26,7 @@ const INCOMPLETE: &str = "incomplete";
 #[derive(Debug)]
 pub struct Transfer {
     connection: Connection,
+    sealer: Sealer,
     _lock: Lock,
 }
 
@@ -31,10 +34,10 @@ impl Transfer {
     /// Opens a database, to move it or to move another store into it.
     ///
     /// # Errors
-    /// A broker has it open, it was written by a newer broker, or it cannot be read.
-    pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let (lock, connection) = connect(path)?;
-        Ok(Self { connection, _lock: lock })
+    /// A broker has it open, it was written by a newer broker or sealed with another key, or it cannot be read.
+    pub fn open(path: &Path, sealing: &Sealing) -> Result<Self, StoreError> {
+        let (lock, connection) = connect(path, sealing)?;
+        Ok(Self { connection, sealer: sealing.sealer(TENANT), _lock: lock })
     }
 }
 
@@ -103,6 +106,10 @@ fn keep(db: &Connection, item: Item) -> Result<(), StoreError> {
 
 #[async_trait]
 impl Source for Transfer {
+    fn sealer(&self) -> &Sealer {
+        &self.sealer
+    }
+
     async fn head(&mut self) -> Result<Head, StoreError> {
         read_head(&self.connection)
     }
@@ -144,14 +151,21 @@ impl Source for Transfer {
 
 #[async_trait]
 impl Target for Transfer {
+    fn sealer(&self) -> &Sealer {
+        &self.sealer
+    }
+
     async fn begin(&mut self, from: &str, overwrite: bool) -> Result<(), StoreError> {
         let transaction = self.connection.transaction().map_err(unavailable)?;
         match mark(&transaction, INCOMPLETE)? {
             Some(from) if !overwrite => return Err(MigrationError::Incomplete { from }.into()),
             Some(_) => {
-                for table in ["audit", "documents", "entries", "marks"] {
+                for table in ["audit", "documents", "entries"] {
                     transaction.execute(&format!("DELETE FROM {table}"), []).map_err(unavailable)?;
                 }
+                // The name of the key stays: the target is of this data directory.
+                let marks = "DELETE FROM marks WHERE name <> ?1";
+                transaction.execute(marks, [sealing::MARK]).map_err(unavailable)?;
             }
             None if counts(&transaction)?.values().any(|count| *count > 0) => {
                 return Err(MigrationError::NotEmpty.into());

@@ -181,6 +181,9 @@ fn again(error: &StoreError) -> StoreError {
         | StoreError::Unaudited
         | StoreError::NewerSchema { .. }
         | StoreError::Migration(_)
+        | StoreError::Forged { .. }
+        | StoreError::OtherKey
+        | StoreError::PoliciesLost { .. }
         | StoreError::Corrupt { .. }
         | StoreError::Unavailable { .. } => StoreError::Unavailable { source: error.to_string().into() },
     }

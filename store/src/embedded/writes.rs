@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension as _, params};
 
-use super::documents::{entry, place};
+use super::documents::{self, entry, place};
 use super::rows::unavailable;
 use crate::batch::{Expect, Requirement, Write};
 use crate::error::StoreError;
@@ -66,8 +66,9 @@ pub(super) fn apply(connection: &Connection, write: &Write) -> Result<Version, S
 /// A conflict, if the condition does not hold.
 pub(super) fn check(connection: &Connection, requirement: &Requirement) -> Result<(), StoreError> {
     let before = before(connection, &place(requirement.kind.name, &requirement.key))?;
+    let last = before.as_ref().map_or(0, |before| before.version);
     let found = before.filter(|before| before.is_there).map(|before| before.version);
-    if requirement.expect.holds(found) {
+    if requirement.expect.holds(found, last) {
         Ok(())
     } else {
         Err(StoreError::Conflict { what: requirement.subject() })
@@ -87,8 +88,9 @@ fn before(connection: &Connection, place: &str) -> Result<Option<Before>, StoreE
     let sql = "SELECT version, indexes, body IS NOT NULL FROM documents WHERE place = ?1";
     let mut statement = connection.prepare_cached(sql).map_err(unavailable)?;
     let row = statement.query_row([place], |row| {
-        let indexes = Indexes::from_text(row.get(1)?);
-        Ok(Before { version: row.get(0)?, is_there: row.get(2)?, indexes })
+        // What no broker can have written must not keep a broker from writing over it.
+        let indexes = Indexes::from_text(row.get(1).unwrap_or_default());
+        Ok(Before { version: documents::version(row, 0), is_there: row.get(2)?, indexes })
     });
     row.optional().map_err(unavailable)
 }

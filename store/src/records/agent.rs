@@ -93,7 +93,7 @@ pub struct Ban {
 }
 
 impl Record for AgentRecord {
-    const KIND: Kind = Kind::new("agents", "agent").announced();
+    const KIND: Kind = Kind::new("agents", "agent").sealed().announced();
     type Key = TargetId;
 
     fn subject(key: &str) -> String {

@@ -1,11 +1,15 @@
 //! Grants, by their ids, with indexes by principal and by target.
 
+use std::sync::Arc;
+
 use postern_core::{Grant, GrantId, Policy, PrincipalKey, TargetId};
 
 use super::agent::AgentRecord;
+use super::manifest::KeptPolicies;
 use crate::backend::{Order, Range, SnapshotQuery};
 use crate::batch::Expect;
 use crate::coordination::Lease;
+use crate::document::Document;
 use crate::durable::Durable;
 use crate::error::StoreError;
 use crate::indexes::{ALL, Indexes};
@@ -20,6 +24,8 @@ pub(crate) const OPEN: &str = "open";
 const OPEN_STATES: [&str; 4] = ["pending_approval", "opening", "active", "closing"];
 /// The number of grants that are read at once.
 const PAGE: usize = 500;
+/// The number of grants that are read to find out whether there is one: the first may be forged.
+const FEW: usize = 8;
 
 fn of_principal(principal: &PrincipalKey) -> String {
     format!("of:{}", principal.to_text())
@@ -39,7 +45,7 @@ fn open_of(principal: &PrincipalKey) -> String {
 }
 
 impl Record for Grant {
-    const KIND: Kind = Kind::new("grants", "grant").announced();
+    const KIND: Kind = Kind::new("grants", "grant").sealed().announced();
     type Key = GrantId;
 
     fn indexes(&self) -> Indexes {
@@ -111,9 +117,9 @@ impl GrantQuery {
 pub struct TargetSnapshot {
     /// The grants with a window on the target that are not in a final state, the oldest first.
     pub grants: Vec<Versioned<Grant>>,
-    /// Every policy that covers the target.
-    pub policies: Vec<Policy>,
-    /// The target's agent, if it has one. It may be newer than the other parts.
+    /// Every policy that covers the target; an error if one cannot be read, as the lack of a policy takes protection off.
+    pub policies: Result<KeptPolicies<Policy>, Arc<StoreError>>,
+    /// The target's agent, if it has one; a forged record counts as none. It may be newer than the other parts.
     pub agent: Option<AgentRecord>,
     /// The number of the last audit record at that instant; it rises with every change, across restarts.
     pub seq: u64,
@@ -148,11 +154,10 @@ impl Store {
             let limit = if query.selects_all() { PAGE.min(query.limit - found.len()) } else { PAGE };
             let range =
                 Range { order: Order::Descending, before: before.as_deref(), limit, ..Range::all(&index) };
-            let page: Vec<Versioned<Grant>> = self.range(range).await?;
-            let is_last = page.len() < limit;
-            before = page.last().map(|grant| grant.record.id.to_string());
-            found.extend(page.into_iter().filter(|grant| query.selects(&grant.record)));
-            if is_last {
+            let page = self.page::<Grant>(range).await?;
+            found.extend(page.records.into_iter().filter(|grant| query.selects(&grant.record)));
+            before = page.next;
+            if before.is_none() {
                 break;
             }
         }
@@ -188,9 +193,15 @@ impl Store {
     /// # Errors
     /// The store failed, or a record cannot be read.
     pub async fn has_grant_on(&self, target: &TargetId) -> Result<bool, StoreError> {
-        let index = on_target(target);
-        let range = Range { limit: 1, ..Range::all(&index) };
-        Ok(!self.range::<Grant>(range).await?.is_empty())
+        let (index, mut after) = (on_target(target), None);
+        loop {
+            let range = Range { after: after.as_deref(), limit: FEW, ..Range::all(&index) };
+            let page = self.page::<Grant>(range).await?;
+            after = page.next;
+            if !page.records.is_empty() || after.is_none() {
+                return Ok(!page.records.is_empty());
+            }
+        }
     }
 
     /// Counts the grants with a window on this target that are not in a final state.
@@ -239,16 +250,23 @@ impl Store {
         let one = (AgentRecord::KIND, target.as_str());
         let wanted = SnapshotQuery { kind: Grant::KIND, index: &index, whole: Policy::KIND, one };
         let found = self.backend().snapshot(lease, wanted).await?;
-        let grants = found.indexed.iter().map(|grant| grant.versioned()).collect::<Result<_, _>>()?;
-        let mut policies = Vec::new();
-        for policy in &found.whole {
-            let policy = policy.record::<Policy>()?;
-            if policy.covers(&lease.target) {
-                policies.push(policy.into_owned());
-            }
-        }
-        let agent = found.one.map(|agent| agent.versioned()).transpose()?.map(|agent| agent.record);
+        let grants = self.without_forged(&found.indexed, Some(&index))?;
+        // Boxed: every pass of the reconciler would hold its size.
+        let policies = Box::pin(self.policies_for(&found.whole, &lease.target)).await.map_err(Arc::new);
+        let agent = found.one.as_slice();
+        let agent = self.without_forged::<AgentRecord>(agent, None)?.pop().map(|agent| agent.record);
         Ok(TargetSnapshot { grants, policies, agent, seq: found.seq })
+    }
+
+    async fn policies_for(
+        &self,
+        found: &[Document],
+        target: &TargetId,
+    ) -> Result<KeptPolicies<Policy>, StoreError> {
+        let policies = self.without_forged::<Policy>(found, None)?;
+        let generation = self.generation_of(&policies).await?;
+        let policies = policies.into_iter().map(|policy| policy.record);
+        Ok(KeptPolicies { generation, policies: policies.filter(|policy| policy.covers(target)).collect() })
     }
 }
 

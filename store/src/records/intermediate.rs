@@ -21,7 +21,7 @@ pub struct RevokedIntermediate {
 }
 
 impl Record for RevokedIntermediate {
-    const KIND: Kind = Kind::new("intermediates", "revoked intermediate").announced();
+    const KIND: Kind = Kind::new("intermediates", "revoked intermediate").sealed().announced();
     type Key = KeyHash;
 }
 

@@ -77,7 +77,7 @@ fn with_certificate(serial: &CertificateSerial) -> String {
 }
 
 impl Record for IssuedPrincipal {
-    const KIND: Kind = Kind::new("principals", "principal").announced();
+    const KIND: Kind = Kind::new("principals", "principal").sealed().announced();
     type Key = PrincipalKey;
 
     fn indexes(&self) -> Indexes {
@@ -116,7 +116,8 @@ impl Store {
         serial: &CertificateSerial,
     ) -> Result<Option<Versioned<IssuedPrincipal>>, StoreError> {
         let index = with_certificate(serial);
-        Ok(self.range(Range { limit: 1, ..Range::all(&index) }).await?.pop())
+        // More than one, as another program may have put a forged entry before it.
+        Ok(self.range(Range { limit: 8, ..Range::all(&index) }).await?.into_iter().next())
     }
 
     /// Returns every principal with an issued certificate.

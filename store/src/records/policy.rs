@@ -11,7 +11,7 @@ use crate::store::Store;
 use crate::transaction::Transaction;
 
 impl Record for Policy {
-    const KIND: Kind = Kind::new("policies", "policy").keeping_versions().announced();
+    const KIND: Kind = Kind::new("policies", "policy").sealed_whole().keeping_versions().announced();
     type Key = Name;
 }
 
@@ -52,8 +52,8 @@ impl Store {
     /// Returns every policy, in the order of their names.
     ///
     /// # Errors
-    /// The store failed, or a record cannot be read.
+    /// The store failed, a record cannot be read, or they are not the policies that were kept last.
     pub async fn policies(&self) -> Result<Vec<Versioned<Policy>>, StoreError> {
-        self.list().await
+        Ok(Box::pin(self.kept_policies()).await?.policies)
     }
 }

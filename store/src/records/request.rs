@@ -43,7 +43,7 @@ impl fmt::Display for RequestKey {
 }
 
 impl Record for RequestRecord {
-    const KIND: Kind = Kind::new("requests", "request");
+    const KIND: Kind = Kind::new("requests", "request").sealed();
     type Key = RequestKey;
 
     fn subject(key: &str) -> String {

@@ -50,7 +50,7 @@ impl fmt::Display for RevokedProof {
 }
 
 impl Record for Revocation {
-    const KIND: Kind = Kind::new("revocations", "revocation").announced();
+    const KIND: Kind = Kind::new("revocations", "revocation").sealed().announced();
     type Key = RevokedProof;
 
     fn subject(key: &str) -> String {

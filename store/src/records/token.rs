@@ -36,7 +36,7 @@ pub struct TokenRecord {
 }
 
 impl Record for TokenRecord {
-    const KIND: Kind = Kind::new("tokens", "join token");
+    const KIND: Kind = Kind::new("tokens", "join token").sealed();
     type Key = TokenHash;
 
     fn subject(_: &str) -> String {

@@ -9,6 +9,9 @@ use crate::body::to_body;
 use crate::error::StoreError;
 use crate::indexes::Indexes;
 
+/// The number of fields that are read at once.
+pub(super) const PAGE: usize = 500;
+
 /// The words of a command. The second one is its key, without the prefix.
 pub(super) type Command = Vec<String>;
 

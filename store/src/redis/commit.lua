@@ -64,8 +64,13 @@ local function look(kind, key)
         -- A document is kept as its version, a space and its body; a deleted one that left its version has no body.
         local text = redis.call('HGET', p .. kind, key)
         if text then
-            local space = string.find(text, ' ', 1, true)
-            found.is_kept, found.version, found.is_there = true, tonumber(string.sub(text, 1, space - 1)), #text > space
+            local version = string.match(text, '^(%d+) ')
+            if version and tonumber(version) <= 999999999999999 then
+                found.is_kept, found.version, found.is_there = true, tonumber(version), #text > #version + 1
+            else
+                -- Another program wrote it: a member may write over it.
+                found.is_kept, found.version, found.is_there = true, 0, true
+            end
         end
     end
     return found, place
@@ -81,6 +86,10 @@ end
 local function holds(d, expect)
     if expect == 'absent' then
         return not d.is_there
+    end
+    local last = string.match(expect, '^absent (%d+)$')
+    if last then
+        return not d.is_there and d.version == tonumber(last)
     end
     return expect == 'any' or (d.is_there and d.version == tonumber(expect))
 end

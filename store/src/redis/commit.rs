@@ -125,6 +125,7 @@ impl<'a> WireBatch<'a> {
 fn to_wire(expect: Expect) -> String {
     match expect {
         Expect::Absent => "absent".to_owned(),
+        Expect::AbsentAfter(version) => format!("absent {version}"),
         Expect::Any => "any".to_owned(),
         Expect::Version(version) => version.to_string(),
     }

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
+use postern_runtime::error_chain::error_chain;
+use postern_runtime::private_file;
 use redis::aio::{MultiplexedConnection, PubSub};
 use redis::io::tcp::TcpSettings;
 use redis::{
@@ -15,7 +17,7 @@ use redis::{
     IntoConnectionInfo as _, RedisError, RedisResult, TlsCertificates,
 };
 
-use super::settings::{Endpoint, RedisSettings, Sentinels, TlsFiles};
+use super::settings::{Endpoint, PLAIN_REMEDY, RedisSettings, Sentinels, TlsFiles, is_loopback};
 
 /// The longest time for connecting.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -208,10 +210,16 @@ impl Discovery {
 
     /// Makes a client. It reads passwords, keys and certificates each time, so that a change needs no restart of the broker.
     fn client(&self, info: ConnectionInfo, password_file: Option<&Path>) -> RedisResult<Client> {
+        if let ConnectionAddr::Tcp(host, _) = info.addr()
+            && !self.settings.insecure
+            && !is_loopback(host)
+        {
+            return Err(failed(format!("{} is reached in plain text: {PLAIN_REMEDY}", info.addr())));
+        }
         let tcp = TcpSettings::default().set_nodelay(true).set_user_timeout(UNACKNOWLEDGED_TIMEOUT);
         let mut info = info.set_tcp_settings(tcp);
         if let Some(file) = password_file {
-            let redis = info.redis_settings().clone().set_password(read(file)?.trim());
+            let redis = info.redis_settings().clone().set_password(read_private(file)?.trim());
             info = info.set_redis_settings(redis);
         }
         if matches!(info.addr(), ConnectionAddr::TcpTls { .. }) {
@@ -220,6 +228,9 @@ impl Discovery {
         Client::open(info)
     }
 }
+
+/// The longest file of a secret that is read, in bytes.
+const MAX_SECRET_BYTES: u64 = 64 << 10;
 
 /// A sentinel's reply about the primary.
 struct SentinelReply {
@@ -293,11 +304,16 @@ fn certificates(files: &TlsFiles) -> RedisResult<TlsCertificates> {
         None => None,
         Some((certificate, key)) => Some(ClientTlsConfig {
             client_cert: read(certificate)?.into_bytes(),
-            client_key: read(key)?.into_bytes(),
+            client_key: read_private(key)?.into_bytes(),
         }),
     };
     let root_cert = files.ca.as_deref().map(read).transpose()?.map(String::into_bytes);
     Ok(TlsCertificates { client_tls, root_cert })
+}
+
+/// Reads a secret, if no other user can read or change its file.
+fn read_private(file: &Path) -> RedisResult<String> {
+    private_file::read(file, MAX_SECRET_BYTES).map_err(|error| failed(error_chain(&error)))
 }
 
 fn read(file: &Path) -> RedisResult<String> {

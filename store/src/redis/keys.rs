@@ -5,14 +5,19 @@ use postern_core::audit::Head;
 use super::error::message;
 use crate::body::corrupt;
 use crate::error::StoreError;
-use crate::kind::Version;
+use crate::kind::{MAX_VERSION, Version};
 
 /// The version of the keys.
-pub(super) const SCHEMA: u32 = 3;
+pub(super) const SCHEMA: u32 = 4;
 
 /// Reads the version and the body of a document as it is kept; a deleted one has no body.
 pub(super) fn parse_document<'a>(what: &str, text: &'a str) -> Result<(Version, &'a str), StoreError> {
-    let parts = text.split_once(' ').and_then(|(version, body)| Some((version.parse().ok()?, body)));
+    let parts = text.split_once(' ').and_then(|(version, body)| {
+        // As `commit.lua` reads it.
+        let is_number = version.bytes().all(|byte| byte.is_ascii_digit());
+        let version = version.parse().ok().filter(|version| is_number && *version <= MAX_VERSION)?;
+        Some((version, body))
+    });
     parts.ok_or_else(|| corrupt(what, message("it has no version")))
 }
 

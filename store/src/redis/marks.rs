@@ -10,6 +10,8 @@ pub(super) const MOVED: &str = "moved";
 pub(super) const INCOMPLETE: &str = "incomplete";
 /// The mark of a store whose upgrade was not completed.
 pub(super) const UPGRADING: &str = "upgrading";
+/// That key, and its text.
+pub(super) const UPGRADE: (&str, &str) = (UPGRADING, "1");
 
 /// Refuses a store with a mark.
 pub(super) async fn check(server: &Server, shared: &mut SharedConnection) -> Result<(), StoreError> {

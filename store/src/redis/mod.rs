@@ -5,6 +5,7 @@
 //!
 //! ```text
 //! {postern:<tenant>}:schema            the version of these keys
+//!                    sealed            the name of the key with which records are sealed
 //!                    head              the number of the last audit record, and its hash
 //!                    audit             the records, one a line, from the one after the base
 //!                    base              the number and the hash of the last record that has left the log, if any has
@@ -43,6 +44,7 @@ mod keys;
 mod marks;
 mod membership;
 mod rollback;
+mod sealing;
 mod server;
 mod settings;
 #[cfg(test)]
@@ -59,22 +61,24 @@ use async_trait::async_trait;
 use postern_core::audit::Head;
 use redis::{InfoDict, Script};
 
-use crate::backend::{Backend, KeyedPage, Order, Range, Snapshot, SnapshotQuery};
+use crate::backend::{Backend, DocumentPage, Order, Range, Snapshot, SnapshotQuery};
 use crate::batch::Batch;
 use crate::body::corrupt;
 use crate::coordination::Lease;
 use crate::document::Document;
 use crate::durable::Durable;
 use crate::error::StoreError;
-use crate::kind::Kind;
+use crate::kind::{Kind, LastVersion};
 use crate::room::{Medium, Room};
+use crate::seal::{Sealer, Sealing};
+use crate::store::Store;
 use connection::SharedConnection;
 use error::{message, redis_failed, unless_refused};
 use keys::{SCHEMA, parse_document};
 use membership::{Membership, Scripts, lost};
 use rollback::HeadReply;
 use server::Server;
-pub use settings::{Endpoint, RedisSettings, Sentinels, TlsFiles};
+pub use settings::{Endpoint, PLAIN_REMEDY, RedisSettings, Sentinels, TlsFiles, is_loopback};
 pub use transfer::Transfer;
 use writer::Writer;
 
@@ -90,6 +94,7 @@ pub struct Redis {
     lines_script: Script,
     membership: Arc<Membership>,
     scripts: Scripts,
+    sealer: Sealer,
 }
 
 impl std::fmt::Debug for Redis {
@@ -102,23 +107,30 @@ impl Redis {
     /// Opens the store, or makes it, and joins its members. A store of an older schema is upgraded.
     ///
     /// # Errors
-    /// The server cannot be reached or refuses, or the store was written by a newer broker, was moved, or is incomplete.
-    pub async fn open(settings: &RedisSettings) -> Result<Self, StoreError> {
+    /// The server cannot be reached or refuses, or the store was written by a newer broker, was sealed with another key, was moved, or
+    /// is incomplete.
+    pub async fn open(settings: &RedisSettings, sealing: &Sealing) -> Result<Self, StoreError> {
         let server = Server::new(settings);
         let mut reader = server.shared_connection().reading();
         marks::check(&server, &mut reader).await?;
         let mut make = redis::cmd("SETNX");
         make.arg(server.key("schema")).arg(SCHEMA);
         make.query_async::<()>(&mut reader).await.map_err(redis_failed)?;
-        upgrade::upgrade(&server, &mut reader).await?;
+        upgrade::upgrade(&server, &mut reader, sealing).await?;
+        sealing::name_key(&server, &mut reader, sealing).await?;
         let membership = Arc::new(Membership::new());
         let writer = Writer::start(server.clone(), Arc::clone(&membership));
         let range_script = Script::new(script!("range.lua"));
         let lines_script = Script::new(include_str!("lines.lua"));
-        let scripts = Scripts::new();
-        let store = Self { server, reader, writer, range_script, lines_script, membership, scripts };
+        let (scripts, sealer) = (Scripts::new(), sealing.sealer(&settings.tenant));
+        let store = Self { server, reader, writer, range_script, lines_script, membership, scripts, sealer };
         store.join().await?;
         Ok(store)
+    }
+
+    /// Returns the store over this backend, with the seals of its key.
+    pub fn store(self: &Arc<Self>) -> Store {
+        Store::new(Arc::clone(self) as _, self.sealer.clone())
     }
 
     /// Returns warnings about settings of the server that break the store's promises, each with the remedy.
@@ -160,32 +172,36 @@ impl Redis {
         };
         let (reply, indexed, all, one) =
             self.server.guard.ask(command, |(reply, ..)| Ok(Some(*reply))).await?;
-        let missing = || {
+        // An index that names a document that is not there was changed by another program.
+        let missing = |key: String| {
+            if kind.is_sealed {
+                return Ok(Document::unreadable(key));
+            }
             let what = format!("index of {}", kind.name);
-            corrupt(&what, message(&format!("a {} in it is not there", kind.noun)))
+            Err(corrupt(&what, message(&format!("a {} in it is not there", kind.noun))))
         };
-        let indexed = pairs(kind, indexed)?.into_iter().map(|(_, document)| document.ok_or_else(missing));
+        let indexed = pairs(indexed).map(|(key, text)| match document(kind, &key, &text)? {
+            Some(document) => Ok(document),
+            None => missing(key),
+        });
         let indexed = indexed.collect::<Result<_, StoreError>>()?;
         let Some((_, wanted)) = snapshot else { return Ok((reply.head, indexed, Vec::new(), None)) };
-        let one = if one.is_empty() { None } else { document(wanted.one.0, &one)? };
+        let one = if one.is_empty() { None } else { document(wanted.one.0, wanted.one.1, &one)? };
         Ok((reply.head, indexed, in_order(wanted.whole, all)?, one))
     }
 }
 
-/// Reads alternating keys and documents; none for a deleted one.
-fn pairs(kind: Kind, texts: Vec<String>) -> Result<Vec<(String, Option<Document>)>, StoreError> {
-    let (mut texts, mut documents) = (texts.into_iter(), Vec::new());
-    while let (Some(key), Some(text)) = (texts.next(), texts.next()) {
-        documents.push((key, document(kind, &text)?));
-    }
-    Ok(documents)
+/// Returns alternating keys and texts of documents as pairs.
+fn pairs(texts: Vec<String>) -> impl Iterator<Item = (String, String)> {
+    let mut texts = texts.into_iter();
+    std::iter::from_fn(move || texts.next().zip(texts.next()))
 }
 
 /// Reads the alternating keys and documents of a hash, which has no order.
 fn in_order(kind: Kind, texts: Vec<String>) -> Result<Vec<Document>, StoreError> {
-    let mut documents = pairs(kind, texts)?;
-    documents.sort_by(|(one, _), (other, _)| one.cmp(other));
-    Ok(documents.into_iter().filter_map(|(_, document)| document).collect())
+    let mut texts: Vec<(String, String)> = pairs(texts).collect();
+    texts.sort();
+    texts.into_iter().filter_map(|(key, text)| document(kind, &key, &text).transpose()).collect()
 }
 
 /// Returns the memory below `maxmemory`, as the server counts it before it refuses a command; none without a maximum.
@@ -197,9 +213,16 @@ fn room(info: &InfoDict) -> Option<Room> {
     Some(Room { medium: Medium::Memory, free, size })
 }
 
-fn document(kind: Kind, text: &str) -> Result<Option<Document>, StoreError> {
-    let (version, body) = parse_document(kind.noun, text)?;
-    Ok((!body.is_empty()).then(|| Document::from_text(version, body.to_owned())))
+/// Reads a document; none for a deleted one. A sealed one without a version is another program's, and must not keep others from
+/// being read.
+fn document(kind: Kind, key: &str, text: &str) -> Result<Option<Document>, StoreError> {
+    match parse_document(kind.noun, text) {
+        Ok((version, body)) => {
+            Ok((!body.is_empty()).then(|| Document::from_text(key, version, body.to_owned())))
+        }
+        Err(_) if kind.is_sealed => Ok(Some(Document::unreadable(key))),
+        Err(error) => Err(error),
+    }
 }
 
 #[async_trait]
@@ -212,14 +235,26 @@ impl Backend for Redis {
         let mut get = redis::cmd("HGET");
         get.arg(self.server.key(kind.name)).arg(key);
         let text: Option<String> = get.query_async(&mut self.reader.clone()).await.map_err(redis_failed)?;
-        text.map_or(Ok(None), |text| document(kind, &text))
+        text.map_or(Ok(None), |text| document(kind, key, &text))
+    }
+
+    async fn last_version(&self, kind: Kind, key: &str) -> Result<LastVersion, StoreError> {
+        let mut get = redis::cmd("HGET");
+        get.arg(self.server.key(kind.name)).arg(key);
+        let text: Option<String> = get.query_async(&mut self.reader.clone()).await.map_err(redis_failed)?;
+        let read = |text: &str| match parse_document(kind.noun, text) {
+            Ok((version, body)) => LastVersion { version, is_there: !body.is_empty() },
+            // As `commit.lua` takes it.
+            Err(_) => LastVersion { version: 0, is_there: true },
+        };
+        Ok(text.as_deref().map(read).unwrap_or_default())
     }
 
     async fn get_durable(&self, kind: Kind, key: &str) -> Result<Durable<Option<Document>>, StoreError> {
         // At one instant: the log up to this head has every change of the record that was read.
         let (head, text) = self.server.head_and(&mut self.reader.clone(), Some((kind.name, key))).await?;
         self.writer.confirmed(head).await?;
-        let found = text.map_or(Ok(None), |text| document(kind, &text))?;
+        let found = text.map_or(Ok(None), |text| document(kind, key, &text))?;
         Ok(Durable::new(found))
     }
 
@@ -233,7 +268,7 @@ impl Backend for Redis {
         Ok(self.read_range(kind, range, None).await?.1)
     }
 
-    async fn scan(&self, kind: Kind, from: Option<&str>, limit: usize) -> Result<KeyedPage, StoreError> {
+    async fn scan(&self, kind: Kind, from: Option<&str>, limit: usize) -> Result<DocumentPage, StoreError> {
         let mut scan = redis::cmd("HSCAN");
         scan.arg(self.server.key(kind.name)).arg(from.unwrap_or("0")).arg("COUNT").arg(limit);
         let (next, pairs): (String, Vec<(String, String)>) =
@@ -242,9 +277,9 @@ impl Backend for Redis {
         let pairs: BTreeMap<String, String> = pairs.into_iter().collect();
         let mut documents = Vec::new();
         for (key, text) in pairs {
-            documents.extend(document(kind, &text)?.map(|document| (key, document)));
+            documents.extend(document(kind, &key, &text)?);
         }
-        Ok(KeyedPage { documents, next: Some(next).filter(|next| next != "0") })
+        Ok(DocumentPage { documents, next: Some(next).filter(|next| next != "0") })
     }
 
     async fn count(&self, kind: Kind, index: &str) -> Result<usize, StoreError> {

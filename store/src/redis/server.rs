@@ -20,6 +20,8 @@ pub(super) struct Server {
     discovery: Arc<Discovery>,
     /// The prefix of every key of this store. The part in braces is Redis Cluster's hash tag: all keys are in one slot.
     pub(super) prefix: String,
+    /// The tenant.
+    pub(super) tenant: String,
     /// The number of replicas that must have a commit before the broker answers.
     pub(super) replicas: usize,
     pub(super) guard: Arc<RollbackGuard>,
@@ -32,7 +34,7 @@ impl Server {
         let discovery = Arc::new(Discovery::new(settings.clone(), format!("{prefix}schema")));
         let guard = Arc::new(RollbackGuard::new(settings.replicas > 0));
         let head = Script::new(script!("head.lua"));
-        Self { discovery, prefix, replicas: settings.replicas, guard, head }
+        Self { discovery, prefix, tenant: settings.tenant.clone(), replicas: settings.replicas, guard, head }
     }
 
     /// Opens a connection to the primary for one caller, who must open another after any error.

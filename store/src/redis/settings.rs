@@ -15,6 +15,18 @@ pub struct RedisSettings {
     pub tenant: String,
     /// The number of replicas that must have a commit before the broker answers; 0 without replicas.
     pub replicas: usize,
+    /// Allows servers and sentinels in plain text at addresses other than the loopback's: who is on the way reads and changes all.
+    pub insecure: bool,
+}
+
+/// The remedy for a server in plain text at another address than the loopback's.
+pub const PLAIN_REMEDY: &str = "use rediss:// (TLS), or write `insecure = true` into [store] to let who is on the way read and change every record";
+
+/// Reports whether a host is this machine, by its name or address alone.
+pub fn is_loopback(host: &str) -> bool {
+    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    host == "localhost"
+        || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback())
 }
 
 impl RedisSettings {
@@ -26,6 +38,7 @@ impl RedisSettings {
             tls: TlsFiles::default(),
             tenant: tenant.into(),
             replicas: 0,
+            insecure: false,
         }
     }
 }

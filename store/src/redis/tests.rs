@@ -4,6 +4,7 @@ mod cancelled;
 mod cluster;
 mod connections;
 mod coordination;
+mod forged;
 mod rollback;
 mod transfer;
 mod upgrade;
@@ -21,6 +22,7 @@ use super::*;
 use crate::coordination::{Claim, Coordination as _};
 use crate::testing::builders::{a_grant, name, start};
 use crate::testing::conformance::{self, Leasing};
+use crate::testing::{first_sealing, test_sealing};
 use crate::{AgentRecord, Expect, GrantQuery, Store, TokenHash, TokenRecord, Transaction};
 
 /// A broker on the store.
@@ -31,8 +33,12 @@ struct Broker {
 
 impl Broker {
     async fn open(settings: &RedisSettings) -> Result<Self, StoreError> {
-        let redis = Arc::new(Redis::open(settings).await?);
-        Ok(Self { store: Store::new(Arc::clone(&redis) as _), redis })
+        Self::open_with(settings, &test_sealing()).await
+    }
+
+    async fn open_with(settings: &RedisSettings, sealing: &Sealing) -> Result<Self, StoreError> {
+        let redis = Arc::new(Redis::open(settings, sealing).await?);
+        Ok(Self { store: redis.store(), redis })
     }
 }
 
@@ -194,7 +200,7 @@ async fn a_newer_schema_is_left_untouched() {
     let mut set = redis::cmd("SET");
     set.arg("{postern:t}:schema").arg(SCHEMA + 1).query_async::<()>(&mut connection).await.unwrap();
     let newer = Broker::open(&server.store("t")).await;
-    assert!(matches!(newer, Err(StoreError::NewerSchema { found: 4, known: SCHEMA })), "{newer:?}");
+    assert!(matches!(newer, Err(StoreError::NewerSchema { found: 5, known: SCHEMA })), "{newer:?}");
 }
 
 #[tokio::test]
@@ -258,10 +264,10 @@ async fn a_password_is_read_from_its_file_and_shown_nowhere() {
     let server = RedisServer::start(&["--requirepass", "geheim", "--appendonly", "yes"]).await;
     let file = server.dir.path().join("password");
     let settings = RedisSettings { password_file: Some(file.clone()), ..server.store("t") };
-    std::fs::write(&file, "falsch").unwrap();
+    postern_runtime::files::replace(&file, b"falsch", 0o600).unwrap();
     let refused = format!("{:?}", Broker::open(&settings).await.unwrap_err());
     assert!(!refused.contains("falsch"), "{refused}");
-    std::fs::write(&file, "geheim\n").unwrap();
+    postern_runtime::files::replace(&file, b"geheim\n", 0o600).unwrap();
     Broker::open(&settings).await.unwrap().commit(a_change(1)).await.unwrap();
 }
 

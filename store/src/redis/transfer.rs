@@ -14,6 +14,7 @@ use super::connection::SharedConnection;
 use super::error::{failed, message, redis_failed};
 use super::keys::{SCHEMA, head_of, parse_document};
 use super::marks::{INCOMPLETE, MOVED, incomplete};
+use super::sealing::{self, SEALED_MARK};
 use super::server::Server;
 use super::settings::RedisSettings;
 use super::upgrade::upgrade;
@@ -21,6 +22,7 @@ use crate::body::corrupt;
 use crate::error::{MigrationError, StoreError};
 use crate::indexes::Indexes;
 use crate::kind::Part;
+use crate::seal::{Sealer, Sealing};
 use crate::transfer::{Counts, Item, PAGE, Page, Source, Target};
 
 /// The number of waits for the replicas' confirmation: they may have much to copy.
@@ -34,6 +36,7 @@ pub struct Transfer {
     connection: MultiplexedConnection,
     /// The mark of this migration on its target.
     mark: String,
+    sealer: Sealer,
 }
 
 impl std::fmt::Debug for Transfer {
@@ -59,12 +62,14 @@ impl Transfer {
     /// Connects to a store, to move it or to move another store into it. A store of an older schema is upgraded.
     ///
     /// # Errors
-    /// The server cannot be reached or refuses, or the store was written by a newer broker.
-    pub async fn open(settings: &RedisSettings) -> Result<Self, StoreError> {
+    /// The server cannot be reached or refuses, or the store was written by a newer broker or sealed with another key.
+    pub async fn open(settings: &RedisSettings, sealing: &Sealing) -> Result<Self, StoreError> {
         let server = Server::new(settings);
         let (mut shared, connection) = (server.shared_connection().reading(), server.connect().await?);
-        upgrade(&server, &mut shared).await?;
-        Ok(Self { server, shared, connection, mark: String::new() })
+        upgrade(&server, &mut shared, sealing).await?;
+        sealing::check(&server, &mut shared, sealing).await?;
+        let (mark, sealer) = (String::new(), sealing.sealer(&settings.tenant));
+        Ok(Self { server, shared, connection, mark, sealer })
     }
 
     async fn get(&mut self, name: &str) -> Result<String, StoreError> {
@@ -147,7 +152,7 @@ impl Transfer {
 
     /// Deletes what an earlier migration has left. The marks stay.
     async fn empty(&mut self) -> Result<(), StoreError> {
-        let marks = [self.server.key(INCOMPLETE), self.server.key("schema")];
+        let marks = [INCOMPLETE, "schema", SEALED_MARK].map(|name| self.server.key(name));
         let mut cursor = "0".to_owned();
         loop {
             let mut scan = redis::cmd("SCAN");
@@ -169,6 +174,10 @@ impl Transfer {
 
 #[async_trait]
 impl Source for Transfer {
+    fn sealer(&self) -> &Sealer {
+        &self.sealer
+    }
+
     async fn head(&mut self) -> Result<Head, StoreError> {
         head_of(&self.get("head").await?)
     }
@@ -202,6 +211,10 @@ impl Source for Transfer {
 
 #[async_trait]
 impl Target for Transfer {
+    fn sealer(&self) -> &Sealer {
+        &self.sealer
+    }
+
     async fn begin(&mut self, from: &str, overwrite: bool) -> Result<(), StoreError> {
         let mark = format!("{:032x} {from}", rand::random::<u128>());
         let answer = self.mark(INCOMPLETE, &mark, if overwrite { "overwrite" } else { "" }).await?;
@@ -212,7 +225,8 @@ impl Target for Transfer {
             Some(_) | None => return Err(MigrationError::NotEmpty.into()),
         }
         self.mark = mark;
-        self.run(&[command(["SET", "schema", &SCHEMA.to_string()])]).await
+        let (schema, key) = (SCHEMA.to_string(), self.sealer.key_id());
+        self.run(&[command(["SET", "schema", &schema]), command(["SET", SEALED_MARK, &key])]).await
     }
 
     async fn set_base(&mut self, base: Head) -> Result<(), StoreError> {

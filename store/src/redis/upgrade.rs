@@ -5,36 +5,36 @@
 //! later step can be repeated, and is made only while the mark is there. A broker that finds the mark repeats the upgrade from
 //! its first step, and joins the members once the mark is gone.
 //!
-//! Schema 2 kept requests and join tokens without versions, and the indexes of grants under names of their own.
+//! Schema 3 kept records without seals: a data directory that has no key yet seals them as they are, once. Every other one leaves
+//! them, and they are forged. Schema 2 kept requests and join tokens without versions, and the indexes of grants under names of their own.
 
 use postern_core::{Grant, GrantId, PrincipalKey};
 use redis::Script;
 use redis::aio::ConnectionLike;
 
-use super::commands::{Command, command, guarded, index};
+use super::commands::{Command, PAGE, command, guarded, index};
 use super::error::{message, redis_failed};
 use super::keys::{SCHEMA, parse_document};
-use super::marks::UPGRADING;
+use super::marks::{UPGRADE, UPGRADING};
+use super::sealing::{has_records, key_id, seal_all};
 use super::server::Server;
 use crate::body::{corrupt, from_body, to_body};
 use crate::error::StoreError;
 use crate::record::Record as _;
 use crate::records::request::{RequestKey, RequestRecord};
+use crate::seal::{Sealing, without_seal};
 
-/// The number of fields that are read at once.
-const PAGE: usize = 500;
-/// The mark of an upgrade.
-const MARK: &str = "1";
 /// The indexes of schema 2, as patterns.
 const OLD_INDEXES: [&str; 5] = ["all", "open", "of:*", "on:*", "open:*"];
 
 /// Upgrades a store, if it is of an older schema or if an upgrade of it was not completed.
 ///
 /// # Errors
-/// The store was written by a newer broker, or a record in it cannot be read.
+/// The store was written by a newer broker or sealed with another key, or a record in it cannot be read.
 pub(super) async fn upgrade<C: ConnectionLike + Send>(
     server: &Server,
     connection: &mut C,
+    sealing: &Sealing,
 ) -> Result<(), StoreError> {
     let mut get = redis::cmd("MGET");
     get.arg(server.key("schema")).arg(server.key(UPGRADING));
@@ -45,11 +45,20 @@ pub(super) async fn upgrade<C: ConnectionLike + Send>(
         return Err(StoreError::NewerSchema { found, known: SCHEMA });
     }
     if found == SCHEMA && mark.is_none() {
-        return Ok(());
+        // A data directory without a key cannot have sealed these records.
+        let is_other = sealing.is_first() && key_id(server, connection).await?.is_none();
+        return if is_other && has_records(server, connection).await? {
+            Err(StoreError::OtherKey)
+        } else {
+            Ok(())
+        };
     }
     let script = Script::new(include_str!("upgrade.lua"));
     let mut script = script.key(&server.prefix);
-    script.arg(SCHEMA).invoke_async::<String>(connection).await.map_err(redis_failed)?;
+    script.arg(SCHEMA).arg(sealing.sealer(&server.tenant).key_id());
+    if script.invoke_async::<String>(connection).await.map_err(redis_failed)? == "other" {
+        return Err(StoreError::OtherKey);
+    }
     for (kind, change) in [("requests", request as Change), ("tokens", token), ("grants", grant)] {
         let mut cursor = "0".to_owned();
         loop {
@@ -59,9 +68,14 @@ pub(super) async fn upgrade<C: ConnectionLike + Send>(
                 scan.query_async(connection).await.map_err(redis_failed)?;
             let mut commands = Vec::new();
             for (field, text) in pairs {
-                commands.extend(change(field, text)?);
+                match change(field, text) {
+                    Ok(changes) => commands.extend(changes),
+                    // This data directory has sealed its records: what is neither sealed nor whole is another program's.
+                    Err(_) if !sealing.is_first() => {}
+                    Err(error) => return Err(error),
+                }
             }
-            if !guarded(server, connection, (UPGRADING, MARK), &commands).await? {
+            if !guarded(server, connection, UPGRADE, &commands).await? {
                 // Another broker has completed it.
                 return Ok(());
             }
@@ -72,8 +86,11 @@ pub(super) async fn upgrade<C: ConnectionLike + Send>(
         }
     }
     remove_old_indexes(server, connection).await?;
+    if sealing.is_first() && !seal_all(server, connection, sealing).await? {
+        return Ok(());
+    }
     let done = vec!["DEL".to_owned(), UPGRADING.to_owned()];
-    guarded(server, connection, (UPGRADING, MARK), &[done]).await.map(drop)
+    guarded(server, connection, UPGRADE, &[done]).await.map(drop)
 }
 
 /// Returns the commands that upgrade a record; none if it is as it should be.
@@ -102,7 +119,7 @@ fn token(field: String, text: String) -> Result<Vec<Command>, StoreError> {
 
 fn grant(field: String, text: String) -> Result<Vec<Command>, StoreError> {
     let (_, body) = parse_document("grant", &text)?;
-    Ok(index("grants", &field, &from_body::<Grant>("grant", body)?.indexes()))
+    Ok(index("grants", &field, &from_body::<Grant>("grant", without_seal(body))?.indexes()))
 }
 
 async fn remove_old_indexes<C: ConnectionLike + Send>(

@@ -7,16 +7,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use postern_core::audit::{AuditRecord, Head};
 
-use crate::backend::{Backend, KeyedPage, Order, Range, Snapshot, SnapshotQuery};
+use crate::backend::{Backend, DocumentPage, Order, Range, Snapshot, SnapshotQuery};
 use crate::batch::{AuditCut, Batch, Write};
 use crate::coordination::Lease;
 use crate::document::Document;
 use crate::durable::Durable;
 use crate::error::StoreError;
 use crate::indexes::Indexes;
-use crate::kind::{Kind, Version};
+use crate::kind::{Kind, LastVersion, Version};
 use crate::room::{Medium, Room};
 use crate::store::Store;
+use crate::testing::test_sealing;
 
 /// A store in memory. It is lost with the process, and copies everything on each commit.
 #[derive(Debug, Clone)]
@@ -90,7 +91,7 @@ fn lost() -> StoreError {
 impl Default for Memory {
     fn default() -> Self {
         let backend: Arc<MemoryBackend> = Arc::default();
-        Self { store: Store::new(Arc::clone(&backend) as _), backend }
+        Self { store: Store::new(Arc::clone(&backend) as _, test_sealing().sealer("")), backend }
     }
 }
 
@@ -106,6 +107,21 @@ impl Memory {
     /// Gives each of the next commits a fault.
     pub fn fail_next(&self, faults: impl IntoIterator<Item = Fault>) {
         self.backend.lock().faults.extend(faults);
+    }
+
+    /// Changes the text of a document as a program does that can write the database, and returns the text before.
+    pub fn tamper(&self, kind: Kind, key: &str, change: impl FnOnce(&str) -> String) -> String {
+        let mut inner = self.backend.lock();
+        let kept = inner.state.by_key.get_mut(&(kind.name, key.to_owned()));
+        let (document, _) = kept.and_then(|kept| kept.present.as_mut()).unwrap();
+        let before = document.text().to_owned();
+        *document = Document::from_text(key, document.version, change(&before));
+        before
+    }
+
+    /// Removes a document as a program does that can write the database, and leaves nothing of it.
+    pub fn lose(&self, kind: Kind, key: &str) {
+        self.backend.lock().state.by_key.remove(&(kind.name, key.to_owned()));
     }
 
     /// Sets the room that is left.
@@ -172,7 +188,7 @@ impl Documents {
         for requirement in batch.requires {
             let kept = next.by_key.get(&(requirement.kind.name, requirement.key.clone()));
             let found = kept.filter(|kept| kept.present.is_some()).map(|kept| kept.version);
-            if !requirement.expect.holds(found) {
+            if !requirement.expect.holds(found, kept.map_or(0, |kept| kept.version)) {
                 return Err(StoreError::Conflict { what: requirement.subject() });
             }
         }
@@ -209,7 +225,8 @@ impl Documents {
         let Some(version) = write.version_after(found, before.map_or(0, |kept| kept.version)) else {
             return Err(StoreError::Conflict { what: write.subject() });
         };
-        let present = write.put.map(|put| (Document::from_text(version, put.body), put.indexes));
+        let present =
+            write.put.map(|put| (Document::from_text(write.key.as_str(), version, put.body), put.indexes));
         if present.is_none() && !write.kind.keeps_versions {
             self.by_key.remove(&place);
         } else {
@@ -275,6 +292,15 @@ impl Backend for MemoryBackend {
         if self.lock().unconfirmed { Err(lost()) } else { Ok(Durable::new(found)) }
     }
 
+    async fn last_version(&self, kind: Kind, key: &str) -> Result<LastVersion, StoreError> {
+        let inner = self.lock();
+        let kept = inner.state.by_key.get(&(kind.name, key.to_owned()));
+        Ok(kept.map_or_else(LastVersion::default, |kept| LastVersion {
+            version: kept.version,
+            is_there: kept.present.is_some(),
+        }))
+    }
+
     async fn list(&self, kind: Kind) -> Result<Vec<Document>, StoreError> {
         Ok(self.lock().read(kind).list(kind))
     }
@@ -283,13 +309,12 @@ impl Backend for MemoryBackend {
         Ok(self.lock().read(kind).range(kind, range))
     }
 
-    async fn scan(&self, kind: Kind, from: Option<&str>, limit: usize) -> Result<KeyedPage, StoreError> {
+    async fn scan(&self, kind: Kind, from: Option<&str>, limit: usize) -> Result<DocumentPage, StoreError> {
         let mut inner = self.lock();
         let all = inner.read(kind).of_kind(kind).filter(|(key, _)| from.is_none_or(|from| *key > from));
-        let documents: Vec<(String, Document)> =
-            all.take(limit).map(|(key, (document, _))| (key.to_owned(), document.clone())).collect();
-        let next = documents.last().filter(|_| documents.len() == limit).map(|(key, _)| key.clone());
-        Ok(KeyedPage { documents, next })
+        let documents: Vec<Document> = all.take(limit).map(|(_, (document, _))| document.clone()).collect();
+        let next = documents.last().filter(|_| documents.len() == limit).map(|last| last.key.to_string());
+        Ok(DocumentPage { documents, next })
     }
 
     async fn count(&self, kind: Kind, index: &str) -> Result<usize, StoreError> {

@@ -152,6 +152,7 @@ impl Session {
             ports,
             windows,
             keep_protection: false,
+            policy_generation: 0,
         })
     }
 }

@@ -1,5 +1,6 @@
 //! The rate of durable grants per second: through the whole gRPC path, and into the store alone.
 
+use postern_store::testing::test_sealing;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -94,27 +95,26 @@ fn bare_rate(clients: &[Client]) -> f64 {
 
 /// A grant as the broker keeps it.
 fn pattern(world: &HostWorld) -> Grant {
-    {
-        let database = rusqlite::Connection::open(world.broker.database()).unwrap();
-        let body: String = database
-            .query_row("SELECT body FROM documents WHERE place GLOB 'grants/*' LIMIT 1", [], |row| row.get(0))
-            .unwrap();
-        serde_json::from_str(&body).unwrap()
-    }
+    let database = rusqlite::Connection::open(world.broker.database()).unwrap();
+    let sql = "SELECT body FROM documents WHERE place GLOB 'grants/*' LIMIT 1";
+    let body: String = database.query_row(sql, [], |row| row.get(0)).unwrap();
+    // The seal stands before the record.
+    serde_json::from_str(body.splitn(3, ' ').last().unwrap_or_default()).unwrap()
 }
 
 /// The same grants, into a store of their own, by as many callers.
 fn raw_rate(world: &HostWorld) -> f64 {
     let (path, pattern) = (world.dir().join("raw.db"), pattern(world));
-    rate(pattern, async move || Embedded::open(&path).unwrap())
+    rate(pattern, async move || Embedded::open(&path, &test_sealing()).unwrap())
 }
 
 /// The same, into a Redis that keeps what it has answered, beside what such a server does with bare values.
 fn on_redis(world: &HostWorld) {
     let redis = Redis::start(&world.net.hub);
     let settings = RedisSettings::at(redis.url(), "bench");
-    let posterns =
-        rate(pattern(world), async move || Store::new(Arc::new(RedisStore::open(&settings).await.unwrap())));
+    let posterns = rate(pattern(world), async move || {
+        Arc::new(RedisStore::open(&settings, &test_sealing()).await.unwrap()).store()
+    });
     // As many clients as share one script here, and values of about a grant's size.
     let mut command = Command::new("redis-benchmark");
     command

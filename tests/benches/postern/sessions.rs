@@ -307,7 +307,7 @@ fn enroll_all(world: &mut HostWorld, count: usize) -> Vec<(String, Credentials)>
         let agent = AgentRecord::enrolled(target, now, certificate_not_after, keys);
         agents = agents.put_agent(agent, Expect::Absent).audit(event);
     }
-    let store = Embedded::open(&world.broker.database()).unwrap();
+    let store = Embedded::open(&world.broker.database(), &world.broker.sealing()).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     runtime.block_on(store.commit(agents)).unwrap();
     drop(store);

@@ -75,7 +75,9 @@ impl Group {
     /// The section of a broker's configuration that makes it use this group.
     pub fn configuration(&self, replicas: usize) -> String {
         let urls = self.sentinel_urls();
-        format!("[store]\nsentinels = {urls:?}\nmaster = \"{MASTER}\"\nreplicas = {replicas}\n")
+        format!(
+            "[store]\nsentinels = {urls:?}\nmaster = \"{MASTER}\"\nreplicas = {replicas}\ninsecure = true\n"
+        )
     }
 
     /// The URLs of the sentinels.

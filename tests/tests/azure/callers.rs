@@ -25,7 +25,7 @@ fn i7_the_callers_own_token_decides_after_policy_and_appears_nowhere() {
     arm.caller("token-of-a-stranger", json!({"value": [{"actions": ["*/read"], "notActions": []}]}), &[&vm]);
     let file = |token: &str| {
         let path = world.dir().join(token);
-        std::fs::write(&path, format!("{token}\n")).unwrap();
+        postern_runtime::files::replace(&path, format!("{token}\n").as_bytes(), 0o600).unwrap();
         path.display().to_string()
     };
     let (cli, target, source) = (world.alice.cli(), world.target(), world.net.alice.v4().to_string());

@@ -4,6 +4,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use postern_store::redis::{Redis, RedisSettings};
+use postern_store::testing::test_sealing;
 use postern_store::{Store, StoreError};
 
 /// A broker's store, without the broker.
@@ -15,8 +16,8 @@ pub(crate) struct StoreBroker {
 
 impl StoreBroker {
     pub(crate) async fn open(settings: &RedisSettings) -> Result<Self, StoreError> {
-        let redis = Arc::new(Redis::open(settings).await?);
-        Ok(Self { store: Store::new(Arc::clone(&redis) as _), redis })
+        let redis = Arc::new(Redis::open(settings, &test_sealing()).await?);
+        Ok(Self { store: redis.store(), redis })
     }
 }
 

@@ -158,7 +158,7 @@ fn i8_two_stores_whose_commits_a_replica_confirms_take_turns() {
     let net = Net::new();
     let group = Group::start(&net.hub, 1);
     let endpoint = Endpoint::Url(group.url(0));
-    let settings = RedisSettings { endpoint, replicas: 1, ..RedisSettings::at("", "t") };
+    let settings = RedisSettings { endpoint, replicas: 1, insecure: true, ..RedisSettings::at("", "t") };
     is_fair(&net.hub.netns().run(contend(settings, 2, Duration::from_secs(15))));
 }
 

@@ -17,7 +17,9 @@ use crate::broker::StoreBroker;
 pub(crate) fn settings(group: &Group, replicas: usize) -> RedisSettings {
     let sentinels =
         Sentinels { urls: group.sentinel_urls(), master: MASTER.to_owned(), user: None, password_file: None };
-    RedisSettings { endpoint: Endpoint::Sentinels(sentinels), replicas, ..RedisSettings::at("", "t") }
+    let endpoint = Endpoint::Sentinels(sentinels);
+    // The group is reached over a network of the test's own.
+    RedisSettings { endpoint, replicas, insecure: true, ..RedisSettings::at("", "t") }
 }
 
 fn who() -> PrincipalKey {

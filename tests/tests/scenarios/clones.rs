@@ -37,7 +37,7 @@ fn renewed(world: &HostWorld, identity: &Path) -> Result<(), String> {
 
 /// Makes the last enrolment older than the time in which an unknown key counts as the former agent's.
 fn let_enrolment_age(world: &mut HostWorld) {
-    edit_agent_record(world, "json_set(body, '$.enrolled_at', '2020-01-01T00:00:00Z')");
+    edit_agent_record(world, |record| record["enrolled_at"] = "2020-01-01T00:00:00Z".into());
 }
 
 fn records_of_clones(world: &HostWorld) -> Vec<String> {

@@ -47,6 +47,7 @@ fn desired(generation: u64, open_to: &[u8]) -> v1::DesiredState {
     };
     v1::DesiredState {
         keep_protection: false,
+        policy_generation: 0,
         generation,
         mode: v1::Mode::Enforce.into(),
         ports: vec![port],

@@ -13,6 +13,7 @@ mod clocks;
 mod clones;
 mod command;
 mod enrolment;
+mod forged_store;
 mod harness;
 mod i1_default_deny;
 mod i2_nothing_outlives_its_end;

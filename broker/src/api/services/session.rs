@@ -64,6 +64,8 @@ pub(super) async fn open(
     // Another text than a boot id names no machine.
     let boot_id = report_text("hello.boot_id", &hello.boot_id).unwrap_or_default();
     let session = connect(&app, &caller, admission, version.clone(), &boot_id).await.map_err(to_status)?;
+    session.has_followed(hello.policy_generation);
+    app.store.agent_follows(hello.policy_generation);
     take_kept_checkpoint(&app, &hello.checkpoint);
     let checkpoints = CheckpointFeed::new(app.checkpoints.subscribe());
     let target = caller.target.clone();
@@ -268,11 +270,13 @@ impl OpenSession {
 fn wire(state: &PushedState, now: Timestamp) -> v1::DesiredState {
     let left = |not_after: Timestamp| Duration::try_from(not_after.duration_since(now)).unwrap_or_default();
     let desired = &state.desired;
+    let protection = desired.protection.as_ref();
     v1::DesiredState {
-        keep_protection: false,
+        keep_protection: desired.protection.is_none(),
         generation: state.generation,
-        mode: mode_to_wire(desired.protection.mode).into(),
-        ports: desired.protection.ports.iter().copied().map(port_to_wire).collect(),
+        policy_generation: state.policies,
+        mode: protection.map_or(v1::Mode::Unspecified, |protection| mode_to_wire(protection.mode)).into(),
+        ports: protection.iter().flat_map(|it| it.ports.iter().copied()).map(port_to_wire).collect(),
         windows: desired
             .windows
             .iter()

@@ -68,6 +68,7 @@ impl StatusApi {
                 standing.warnings(),
                 in_words(&self.app.readiness.shortages()),
                 self.app.checkpoints.warnings(),
+                self.app.store.forgeries().warnings(),
             ]
             .concat(),
         }

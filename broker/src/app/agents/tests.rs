@@ -377,3 +377,14 @@ async fn agents_are_listed_page_by_page_with_the_report_on_their_host_layer() {
     assert_eq!((page.len(), next), (1, None));
     drop(session);
 }
+
+#[tokio::test]
+async fn i7_a_forged_record_admits_no_agent_and_the_host_can_be_enrolled_again() {
+    let test = TestApp::new();
+    enrolled(&test).await;
+    let kind = <AgentRecord as postern_store::Record>::KIND;
+    test.store.tamper(kind, &vm().to_string(), |text| text.replace("\"banned\":null", "\"banned\": null"));
+    assert!(is_forbidden(&admitted(&test.app, &vm()).await), "as an agent that the store does not know");
+    enrolled(&test).await;
+    admitted(&test.app, &vm()).await.unwrap();
+}

@@ -86,3 +86,41 @@ async fn i4_a_policy_that_is_kept_or_gone_already_is_no_answer_before_that_is_du
     let gone = delete(&test.app, &admin, &policy.name).await;
     assert!(matches!(gone, Err(Error::NotFound { .. })), "{gone:?}");
 }
+
+fn forge(test: &TestApp) {
+    test.store.tamper(<Policy as postern_store::Record>::KIND, "a", |text| text.replace("tcp/22", "tcp/23"));
+}
+fn lose(test: &TestApp) {
+    test.store.lose(<Policy as postern_store::Record>::KIND, "a");
+}
+
+#[tokio::test]
+async fn i7_with_a_forged_or_lost_policy_nothing_is_granted_until_it_is_applied_again_or_deleted() {
+    let admin = caller(Role::Administrator, "admin");
+    for (attack, is_healed_by_a_delete) in
+        [(forge as fn(&TestApp), false), (forge, true), (lose, false), (lose, true)]
+    {
+        let test = TestApp::under([policy_of("a", &[]), policy_of("b", &[])]).await;
+        attack(&test);
+        let refused = list(&test.app, &admin, 10, None).await.unwrap_err().to_string();
+        assert!(refused.contains("the policy a"), "{refused}");
+        if is_healed_by_a_delete {
+            delete(&test.app, &admin, &"a".parse().unwrap()).await.unwrap();
+        } else {
+            put(&test.app, &admin, policy_of("a", &[]), None).await.unwrap();
+        }
+        let (views, _) = list(&test.app, &admin, 10, None).await.unwrap();
+        assert_eq!(views.len(), if is_healed_by_a_delete { 1 } else { 2 });
+    }
+}
+
+#[tokio::test]
+async fn i1_a_policy_that_is_kept_is_written_once_more_if_agents_have_followed_newer_ones() {
+    let admin = caller(Role::Administrator, "admin");
+    let test = TestApp::under([policy_of("a", &[])]).await;
+    let again = async || put(&test.app, &admin, policy_of("a", &[]), None).await.unwrap().into_inner();
+    assert_eq!((again().await, again().await), (1, 1), "it is kept already");
+    test.app.store.agent_follows(40);
+    assert_eq!((again().await, again().await), (2, 2), "past what the agents have followed");
+    assert!(!test.app.store.went_back_behind_agents().await.unwrap());
+}

@@ -58,7 +58,7 @@ impl KnownPrincipal {
 /// The store failed.
 pub(super) async fn of_proof(app: &App, proof: &RevokedProof) -> Result<Option<KnownPrincipal>, Error> {
     let (key, issued) = match proof {
-        RevokedProof::Principal(key) => (key.clone(), app.store.issued_principal(key).await?),
+        RevokedProof::Principal(key) => (key.clone(), app.store.genuine::<IssuedPrincipal>(key).await?),
         RevokedProof::Certificate(serial) => match app.store.principal_of_certificate(serial).await? {
             Some(issued) => (issued.record.principal.clone(), Some(issued)),
             None => return Ok(None),
@@ -66,7 +66,7 @@ pub(super) async fn of_proof(app: &App, proof: &RevokedProof) -> Result<Option<K
     };
     let proof = RevokedProof::Principal(key.clone());
     let (grants, revocation) =
-        tokio::try_join!(app.store.open_grants_by(&key), app.store.revocation(&proof))?;
+        tokio::try_join!(app.store.open_grants_by(&key), app.store.genuine::<Revocation>(&proof))?;
     let mut known = KnownPrincipal::new(key);
     if let Some(issued) = issued {
         known.add_issued(app, issued.record);

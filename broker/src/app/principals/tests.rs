@@ -262,3 +262,17 @@ async fn principals_are_listed_with_what_the_broker_knows_of_them() {
     let all = list(&test.app, 6, None).await.unwrap();
     assert_eq!((all.principals.len(), all.certificates.len(), all.next), (4, 2, None));
 }
+
+#[tokio::test]
+async fn i10_a_principal_whose_records_are_forged_can_be_revoked() {
+    let test = TestApp::under([a_policy().build()]).await;
+    issue(&test, Role::Requester, "alice", "01", wall()).await;
+    let forge = |kind, key: &str| drop(test.store.tamper(kind, key, |text| text.replacen('{', "{ ", 1)));
+    forge(IssuedPrincipal::KIND, &key("alice").to_string());
+    let own = open(&test, &alice()).await.unwrap();
+    assert_eq!(revoke(&test.app, &admin(), &of("alice")).await.unwrap().closed, [own]);
+    forge(Revocation::KIND, &RevokedProof::Principal(key("alice")).to_string());
+    revoke(&test.app, &admin(), &of_serial("01")).await.unwrap();
+    revoke(&test.app, &admin(), &of("alice")).await.unwrap();
+    assert!(test.store.revocation(&RevokedProof::Principal(key("alice"))).await.unwrap().is_some());
+}

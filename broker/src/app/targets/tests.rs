@@ -1,10 +1,12 @@
 //! Targets, for each role.
 
 use postern_core::Layers;
+use postern_core::audit::AuditEvent;
 use postern_provider::CloudError;
+use postern_store::{Expect, Record as _, Transaction};
 
 use super::*;
-use crate::testing::builders::{a_policy, key};
+use crate::testing::builders::{a_grant, a_policy, key};
 use crate::testing::{TestApp, caller};
 
 const VM: &str = "aws:123456789012/eu-central-1/i-0123456789abcdef0";
@@ -83,4 +85,20 @@ async fn i7_a_requester_does_not_read_a_clouds_own_error() {
     };
     let (own, plain) = (detail(Role::Reader).await, detail(Role::Requester).await);
     assert!(own.is_empty() || plain == CLOUD_TEXT_WITHHELD, "{own:?}: {plain:?}");
+}
+
+#[tokio::test]
+async fn i7_while_the_policies_cannot_be_read_operators_see_targets_and_requesters_none() {
+    let test = three().await;
+    let event = AuditEvent::done(test.app.clock.now(), "a test", "grant.requested");
+    let put = Transaction::default().put_grant(a_grant().on("host:c").build(), Expect::Absent);
+    test.store.commit(put.audit(event)).await.unwrap();
+    test.store.tamper(Policy::KIND, "both", |text| text.replacen('{', "{ ", 1));
+    let id: TargetId = "host:c".parse().unwrap();
+    for (role, sees) in [(Role::Reader, true), (Role::Requester, false)] {
+        let caller = caller(role, "alice");
+        let (listed, _) = list(&test.app, &caller, 10, None).await.unwrap();
+        assert_eq!(listed.iter().any(|target| target.id == id), sees, "{role}");
+        assert_eq!(get(&test.app, &caller, &id).await.is_ok(), sees, "{role}");
+    }
 }

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use postern_core::Grant;
 use postern_core::audit::AuditEvent;
 use postern_runtime::error_chain::error_chain;
 use postern_store::{Store, Transaction};
@@ -70,7 +71,7 @@ async fn classified(mut events: Vec<AuditEvent>, store: &Store, reporter: &Round
     for event in events.iter_mut().filter(|event| event.action == UNKNOWN) {
         let Some(id) = event.grant else { continue };
         loop {
-            match store.grant(id).await {
+            match store.genuine::<Grant>(&id).await {
                 Ok(Some(_)) => ENDED.clone_into(&mut event.action),
                 Ok(None) => metrics::counter!(telemetry::CLOUD_UNKNOWN).increment(1),
                 Err(error) => {

@@ -9,8 +9,25 @@ use postern_core::plan::DesiredHost;
 pub struct PushedState {
     /// Rises with every change.
     pub generation: u64,
+    /// The generation of the policies from which the protection follows.
+    pub policies: u64,
     /// The windows and the protection to hold.
     pub desired: DesiredHost,
+}
+
+/// The number of a desired state, and that of its policies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StateNumber {
+    /// Rises with every change.
+    pub generation: u64,
+    /// The generation of the policies from which the protection follows; 0 if unknown.
+    pub policies: u64,
+}
+
+impl From<u64> for StateNumber {
+    fn from(generation: u64) -> Self {
+        Self { generation, policies: 0 }
+    }
 }
 
 /// The next message of a session's stream.

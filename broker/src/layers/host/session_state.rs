@@ -10,7 +10,7 @@ use postern_core::plan::{DesiredHost, LayerWindow, Observed};
 use postern_runtime::backoff::Backoff;
 use tokio::sync::watch;
 
-use super::desired_state::{Outgoing, PushedState};
+use super::desired_state::{Outgoing, PushedState, StateNumber};
 use super::log;
 use crate::layers::failure_streak::FailureStreak;
 use crate::layers::report::{LayerReport, LayerStatus};
@@ -76,6 +76,8 @@ pub(super) struct SessionState {
     refusal: Option<FailureStreak<String>>,
     /// Windows that were pushed in earlier sessions, or in this one before the last state, and that the agent may still hold.
     left_behind: BTreeSet<LayerWindow>,
+    /// The highest generation of policies that the agent has followed.
+    followed: u64,
     version: String,
     last_seen: Option<Timestamp>,
 }
@@ -196,6 +198,26 @@ impl SessionState {
         self.left_behind.contains(window)
     }
 
+    /// Records the highest generation of policies that the agent has followed.
+    pub(super) fn has_followed(&mut self, policies: u64) {
+        self.followed = policies;
+    }
+
+    /// Returns the words for an agent that has followed newer policies than the store has; empty for any other.
+    fn behind(&self) -> String {
+        match &self.pushed {
+            Some(pushed) if pushed.desired.protection.is_none() => {
+                "the policies cannot be read: the host keeps its protection".to_owned()
+            }
+            Some(pushed) if pushed.policies < self.followed => format!(
+                "the host has followed policies of generation {} and the store has {}: the store went back, and the host drops no \
+                 protected port; apply the policies again",
+                self.followed, pushed.policies
+            ),
+            Some(_) | None => String::new(),
+        }
+    }
+
     pub(super) fn mark_seen(&mut self, now: Timestamp) {
         self.last_seen = Some(now);
     }
@@ -204,10 +226,11 @@ impl SessionState {
     /// over, without end.
     pub(super) fn push(
         &mut self,
-        generation: u64,
+        number: impl Into<StateNumber>,
         desired: DesiredHost,
         now: Timestamp,
     ) -> Option<Timestamp> {
+        let StateNumber { generation, policies } = number.into();
         let session = self.session.as_ref()?;
         // A state must not overwrite an end that the stream has not read yet: it may be a ban.
         if matches!(&*session.borrow(), Outgoing::End(_)) {
@@ -217,7 +240,7 @@ impl SessionState {
         if same && self.refusal.as_ref().is_none_or(|refusal| now < refusal.retry_at) {
             return self.refusal.as_ref().map(|refusal| refusal.retry_at);
         }
-        let pushed = Arc::new(PushedState { generation, desired });
+        let pushed = Arc::new(PushedState { generation, policies, desired });
         log::pushed(self.pushed.as_deref(), &pushed);
         // The agent may have applied a state that is replaced before its answer came.
         if !self.in_sync()
@@ -292,7 +315,7 @@ impl SessionState {
         let (status, detail) = match (&self.session, &self.refusal) {
             (None, _) => (LayerStatus::Unreachable, "its agent is not connected".to_owned()),
             (Some(_), Some(refusal)) => (LayerStatus::Failed, refusal.error.clone()),
-            (Some(_), None) if self.in_sync() => (LayerStatus::InSync, String::new()),
+            (Some(_), None) if self.in_sync() => (LayerStatus::InSync, self.behind()),
             (Some(_), None) => (LayerStatus::Pending, String::new()),
         };
         LayerReport {

@@ -9,7 +9,7 @@ use postern_core::plan::{DesiredHost, LayerWindow, Observed};
 use postern_core::{Grant, GrantId, GrantState, TargetId, Window};
 use tokio::sync::watch;
 
-use super::desired_state::Outgoing;
+use super::desired_state::{Outgoing, StateNumber};
 use super::log;
 pub use super::session_state::Rival;
 use super::session_state::{SessionOrigin, SessionState};
@@ -208,13 +208,13 @@ impl AgentSessions {
         &self,
         target: &TargetId,
         session: u64,
-        generation: u64,
+        number: impl Into<StateNumber>,
         desired: DesiredHost,
     ) -> Option<Timestamp> {
         let _span = log::span(target).entered();
         let mut states = self.lock();
         let state = states.get_mut(target).filter(|state| state.is_session(session))?;
-        state.push(generation, desired, self.clock.now())
+        state.push(number.into(), desired, self.clock.now())
     }
 
     /// Returns what is known of a window of a grant in the host layer.
@@ -287,6 +287,11 @@ impl AgentSession {
             Ok(()) => self.outgoing.borrow_and_update().clone(),
             Err(_) => Outgoing::End("the broker replaced this session"),
         }
+    }
+
+    /// Records the highest generation of policies that the agent has followed.
+    pub fn has_followed(&self, policies: u64) {
+        self.with_state(|state, _| state.has_followed(policies));
     }
 
     /// Records that the agent sent something.

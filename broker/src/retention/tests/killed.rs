@@ -27,7 +27,7 @@ fn i9_kill_9_while_records_are_sealed_loses_none_of_them() {
         return runtime().block_on(seal_until_killed(Path::new(&place)));
     }
     let dir = tempfile::tempdir().unwrap();
-    let open = || Embedded::open(&dir.path().join("a.db")).unwrap();
+    let open = || Embedded::open(&dir.path().join("a.db"), &test_sealing()).unwrap();
     runtime().block_on(async {
         let store = open();
         log(&store, 1, 12_000).await;
@@ -58,7 +58,7 @@ fn start(dir: &Path) -> Child {
 }
 
 async fn seal_until_killed(dir: &Path) {
-    let store = Embedded::open(&dir.join("a.db")).unwrap();
+    let store = Embedded::open(&dir.join("a.db"), &test_sealing()).unwrap();
     loop {
         round_on(&store, 30, rule(dir)).await.unwrap();
         tokio::time::sleep(Duration::from_millis(1)).await;

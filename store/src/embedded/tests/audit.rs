@@ -9,7 +9,7 @@ const LINES: u64 = 10;
 /// A store with a log, and the connection of an intruder.
 async fn a_log() -> (TempDir, Store, Connection) {
     let (dir, path) = a_place();
-    let store = Embedded::open(&path).unwrap();
+    let store = Embedded::open(&path, &test_sealing()).unwrap();
     for number in 0..LINES {
         store.commit(Transaction::default().audit(event().with("number", number))).await.unwrap();
     }
@@ -87,14 +87,14 @@ async fn i9_two_swapped_lines_are_named_by_the_first() {
 #[tokio::test]
 async fn i9_a_cut_end_shows_against_a_head_that_was_kept_though_the_log_went_on() {
     let (_dir, path) = a_place();
-    let store = Embedded::open(&path).unwrap();
+    let store = Embedded::open(&path, &test_sealing()).unwrap();
     let numbered = |number: u64| Transaction::default().audit(event().with("number", number));
     store.commit(numbered(1)).await.unwrap();
     let kept = store.commit(numbered(2)).await.unwrap();
     drop(store);
     Connection::open(&path).unwrap().execute("DELETE FROM audit WHERE seq = 2", []).unwrap();
 
-    let store = Embedded::open(&path).unwrap();
+    let store = Embedded::open(&path, &test_sealing()).unwrap();
     store.commit(numbered(3)).await.unwrap();
     let head = check(&store).await.unwrap();
     assert_eq!(head.seq, kept.seq);
@@ -106,6 +106,6 @@ async fn i9_a_log_whose_end_cannot_be_read_is_not_continued() {
     let (_dir, store, intruder) = a_log().await;
     write_line(&intruder, LINES, b"nothing");
     drop(store);
-    let error = Embedded::open(Path::new(intruder.path().unwrap())).unwrap_err();
+    let error = Embedded::open(Path::new(intruder.path().unwrap()), &test_sealing()).unwrap_err();
     assert!(error.to_string().contains("audit record 10"), "{error}");
 }

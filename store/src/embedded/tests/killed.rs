@@ -70,7 +70,7 @@ impl Drop for Killed {
 
 /// Commits grants from several callers, each with its request's key and its audit record, and says which were answered.
 async fn commit_until_killed(path: &Path) {
-    let store = Embedded::open(path).unwrap();
+    let store = Embedded::open(path, &test_sealing()).unwrap();
     let begun = store.audit_head().await.unwrap().seq;
     let callers = (0..CALLERS).map(async |caller| {
         for turn in 0.. {
@@ -95,7 +95,7 @@ fn the_change(number: u64) -> Transaction {
 
 /// Checks that the log is sound and has every answered commit, and that each record's transaction is there as a whole.
 async fn check(path: &Path, answered: &[u64]) {
-    let store = Embedded::open(path).unwrap();
+    let store = Embedded::open(path, &test_sealing()).unwrap();
     let lines = store.audit_lines(0, usize::MAX).await.unwrap();
     let head = verify(lines.iter().map(|(_, line)| line.as_str())).unwrap();
     assert!(lines.iter().map(|(seq, _)| *seq).eq(1..=head.seq));

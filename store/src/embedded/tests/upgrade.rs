@@ -67,7 +67,7 @@ fn old_database(path: &Path) -> Connection {
 async fn i4_a_database_of_schema_2_opens_with_all_its_records() {
     let (_dir, path) = a_place();
     old_database(&path).close().unwrap();
-    is_whole(&Embedded::open(&path).unwrap()).await;
+    is_whole(&Embedded::open(&path, &first_sealing()).unwrap()).await;
     // What it has become is what a new database is.
     let tables = |path: &Path| {
         let db = Connection::open(path).unwrap();
@@ -76,7 +76,7 @@ async fn i4_a_database_of_schema_2_opens_with_all_its_records() {
         names.query_map([], |row| row.get::<_, String>(0)).unwrap().map(Result::unwrap).collect::<Vec<_>>()
     };
     let (_dir, new) = a_place();
-    drop(Embedded::open(&new).unwrap());
+    drop(Embedded::open(&new, &test_sealing()).unwrap());
     assert_eq!(tables(&path), tables(&new));
 }
 
@@ -85,7 +85,7 @@ fn i4_a_database_with_a_record_that_cannot_be_read_is_refused_and_stays_as_it_is
     let (_dir, path) = a_place();
     let db = old_database(&path);
     db.execute("UPDATE grants SET body = '{}' WHERE open = 0", []).unwrap();
-    let refused = Embedded::open(&path).unwrap_err();
+    let refused = Embedded::open(&path, &first_sealing()).unwrap_err();
     assert!(matches!(refused, StoreError::Corrupt { .. }), "{refused}");
     let version: u32 = db.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
     let grants: u32 = db.query_row("SELECT COUNT(*) FROM grants", [], |row| row.get(0)).unwrap();

@@ -34,11 +34,11 @@ async fn i10_a_caller_that_leaves_takes_no_other_commit_with_it() {
 async fn the_end_of_the_writer_is_noticed_and_fails_every_call() {
     let server = RedisServer::durable().await;
     let settings = RedisSettings { replicas: 1, ..server.store("t") };
-    let mut redis = Redis::open(&settings).await.unwrap();
+    let mut redis = Redis::open(&settings, &test_sealing()).await.unwrap();
     assert!(redis.ended().now_or_never().is_none());
     redis.writer.end().await;
     let redis = Arc::new(redis);
-    let store = Store::new(Arc::clone(&redis) as _);
+    let store = redis.store();
     assert!(store.ended().await.contains("the task that commits to the store has ended"));
     let head = Head { seq: 1, ..Head::EMPTY };
     for outcome in [store.commit(a_change(1)).await.map(drop), redis.writer.confirmed(head).await] {

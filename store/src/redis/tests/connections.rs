@@ -75,7 +75,7 @@ async fn a_user_of_the_acl_needs_nothing_but_its_keys_its_channel_and_these_comm
     user.arg("resetchannels").arg("&{postern:t}:*").arg(ALLOWED.split(' ').collect::<Vec<_>>());
     user.query_async::<()>(&mut connection).await.unwrap();
     let file = server.dir.path().join("password");
-    std::fs::write(&file, "geheim\n").unwrap();
+    postern_runtime::files::replace(&file, b"geheim\n", 0o600).unwrap();
     let url = server.url() + "?user=broker";
     let settings = RedisSettings { password_file: Some(file.clone()), ..RedisSettings::at(url, "t") };
     let store = Broker::open(&settings).await.unwrap();
@@ -100,7 +100,7 @@ async fn a_user_of_the_acl_needs_nothing_but_its_keys_its_channel_and_these_comm
 async fn a_changed_password_is_read_again_when_the_connection_comes_back() {
     let mut server = RedisServer::start(&["--requirepass", "one", "--appendonly", "yes"]).await;
     let file = server.dir.path().join("password");
-    std::fs::write(&file, "one").unwrap();
+    postern_runtime::files::replace(&file, b"one", 0o600).unwrap();
     let settings = RedisSettings { password_file: Some(file.clone()), ..server.store("t") };
     let store = Broker::open(&settings).await.unwrap();
     store.commit(a_change(1)).await.unwrap();
@@ -108,7 +108,7 @@ async fn a_changed_password_is_read_again_when_the_connection_comes_back() {
     server.settings[1] = "two".to_owned();
     server.restart().await;
     assert!(store.commit(a_change(2)).await.is_err() && store.open_grants().await.is_err());
-    std::fs::write(&file, "two").unwrap();
+    postern_runtime::files::replace(&file, b"two", 0o600).unwrap();
     store.commit(a_change(2)).await.unwrap();
     assert_eq!(store.open_grants().await.unwrap().len(), 2);
 }

@@ -11,6 +11,7 @@ use crate::embedded::Embedded;
 use crate::error::MigrationError;
 use crate::kind::Part;
 use crate::room::Medium;
+use crate::seal::{Sealed, Sealer};
 use crate::testing::builders::{a_policy, at, key as principal_key};
 use crate::transfer::{Counts, Item, MigrationOptions, Page, Source, Target, transfer};
 
@@ -47,16 +48,16 @@ impl Lab {
     }
 
     fn file(&self, name: &str) -> crate::embedded::Transfer {
-        crate::embedded::Transfer::open(&self.path(name)).unwrap()
+        crate::embedded::Transfer::open(&self.path(name), &test_sealing()).unwrap()
     }
 
     async fn redis(&self, tenant: &str) -> Transfer {
-        Transfer::open(&self.server.store(tenant)).await.unwrap()
+        Transfer::open(&self.server.store(tenant), &test_sealing()).await.unwrap()
     }
 
     /// Makes a database with every kind of record, and with at least this many lines in its audit log.
     async fn filled(&self, name: &str, seed: u64, lines: usize) {
-        let store = Embedded::open(&self.path(name)).unwrap();
+        let store = Embedded::open(&self.path(name), &test_sealing()).unwrap();
         fill(&store, &mut StdRng::seed_from_u64(seed), lines).await;
     }
 }
@@ -128,6 +129,13 @@ async fn fill(store: &Store, random: &mut StdRng, lines: usize) {
     }
 }
 
+/// Returns a document without its seal, which has to fit.
+fn unsealed(item: Item, sealer: &Sealer) -> Item {
+    let Item::Document { kind, key, version, body: Some(text), indexes } = item else { return item };
+    let body = sealer.open(Sealed { kind: &kind, key: &key, version }, &text).unwrap().to_owned();
+    Item::Document { kind, key, version, body: Some(body), indexes }
+}
+
 /// Returns everything in a store, in the order of its text.
 async fn everything(source: &mut dyn Source) -> Vec<String> {
     let mut all = Vec::new();
@@ -135,7 +143,7 @@ async fn everything(source: &mut dyn Source) -> Vec<String> {
         let (mut items, mut from): (Vec<String>, Option<String>) = (Vec::new(), None);
         loop {
             let page = source.page(part, from.as_deref()).await.unwrap();
-            items.extend(page.items.iter().map(|item| format!("{item:?}")));
+            items.extend(page.items.into_iter().map(|item| format!("{:?}", unsealed(item, source.sealer()))));
             from = page.next;
             if from.is_none() {
                 break;
@@ -188,8 +196,10 @@ async fn there_and_back(lab: &Lab, seed: u64, lines: usize) {
     moved(&mut lab.redis(&tenant).await, &mut lab.file(&last), &how).await.unwrap();
     assert_same(&before, &everything(&mut lab.file(&last)).await, 2);
 
-    let (redis, file) =
-        (Broker::open(&lab.server.store(&tenant)).await.unwrap(), Embedded::open(&lab.path(&last)).unwrap());
+    let (redis, file) = (
+        Broker::open(&lab.server.store(&tenant)).await.unwrap(),
+        Embedded::open(&lab.path(&last), &test_sealing()).unwrap(),
+    );
     assert_alike(&redis, &file).await;
     for store in [&*redis, &file] {
         let policy = a_policy().named("gone").build();
@@ -219,7 +229,7 @@ async fn a_store_that_was_moved_is_refused_and_says_where_it_went() {
     let lab = Lab::new().await;
     lab.filled("a.db", 1, 0).await;
     moved(&mut lab.file("a.db"), &mut lab.redis("t").await, &how()).await.unwrap();
-    let refused = Embedded::open(&lab.path("a.db")).unwrap_err();
+    let refused = Embedded::open(&lab.path("a.db"), &test_sealing()).unwrap_err();
     assert_eq!(refused.to_string(), "this store moved to there; configure that one");
 
     let store = Broker::open(&lab.server.store("t")).await.unwrap();
@@ -228,7 +238,7 @@ async fn a_store_that_was_moved_is_refused_and_says_where_it_went() {
     assert!(format!("{late:?}").contains("was moved elsewhere"), "{late:?}");
     let refused = Broker::open(&lab.server.store("t")).await.unwrap_err();
     assert!(matches!(refused, StoreError::Migration(MigrationError::Moved { .. })), "{refused}");
-    Embedded::open(&lab.path("b.db")).unwrap();
+    Embedded::open(&lab.path("b.db"), &test_sealing()).unwrap();
 }
 
 #[tokio::test]
@@ -243,7 +253,10 @@ async fn a_target_that_has_a_store_is_left_as_it_is() {
     let refused = moved(&mut lab.redis("t").await, &mut lab.file("b.db"), &how).await.unwrap_err();
     assert!(matches!(refused, StoreError::Migration(MigrationError::NotEmpty)), "{refused}");
     assert_eq!(Broker::open(&lab.server.store("t")).await.unwrap().audit_head().await.unwrap().seq, 1);
-    assert!(Embedded::open(&lab.path("a.db")).is_ok() && Embedded::open(&lab.path("b.db")).is_ok());
+    assert!(
+        Embedded::open(&lab.path("a.db"), &test_sealing()).is_ok()
+            && Embedded::open(&lab.path("b.db"), &test_sealing()).is_ok()
+    );
 }
 
 #[tokio::test]
@@ -285,6 +298,9 @@ impl<T> Until<T> {
 
 #[async_trait]
 impl<T: Target> Target for Until<T> {
+    fn sealer(&self) -> &Sealer {
+        self.inner.sealer()
+    }
     async fn begin(&mut self, from: &str, overwrite: bool) -> Result<(), StoreError> {
         self.call()?.begin(from, overwrite).await
     }
@@ -329,11 +345,11 @@ async fn wherever_a_migration_breaks_off_no_store_is_opened_that_is_half_there()
             break;
         }
         let (at_redis, at_file) =
-            (Broker::open(&lab.server.store("t")).await, Embedded::open(&lab.path("b.db")));
+            (Broker::open(&lab.server.store("t")).await, Embedded::open(&lab.path("b.db"), &test_sealing()));
         // After the last record nothing is missing but the last word on whether replicas have it.
         if let (Ok(_), Ok(_)) = (&at_redis, &at_file) {
             assert!(
-                Embedded::open(&lab.path("a.db")).is_err()
+                Embedded::open(&lab.path("a.db"), &test_sealing()).is_err()
                     && Broker::open(&lab.server.store("r")).await.is_err()
             );
             finished = true;
@@ -359,6 +375,9 @@ struct Busy {
 
 #[async_trait]
 impl Source for Busy {
+    fn sealer(&self) -> &Sealer {
+        Source::sealer(&self.inner)
+    }
     async fn head(&mut self) -> Result<Head, StoreError> {
         self.inner.head().await
     }
@@ -384,7 +403,7 @@ impl Source for Busy {
 async fn i9_a_log_whose_first_records_have_left_moves_with_its_base() {
     let lab = Lab::new().await;
     lab.filled("a.db", 7, 1_200).await;
-    let store = Embedded::open(&lab.path("a.db")).unwrap();
+    let store = Embedded::open(&lab.path("a.db"), &test_sealing()).unwrap();
     let line = store.audit_lines(599, 1).await.unwrap().remove(0).1;
     let upto = serde_json::from_str::<postern_core::audit::AuditRecord>(&line).unwrap().head();
     let cut = crate::AuditCut { from: Head::EMPTY, upto };
@@ -393,7 +412,7 @@ async fn i9_a_log_whose_first_records_have_left_moves_with_its_base() {
     drop(store);
     moved(&mut lab.file("a.db"), &mut lab.redis("t").await, &how()).await.unwrap();
     moved(&mut lab.redis("t").await, &mut lab.file("b.db"), &how()).await.unwrap();
-    let back = Embedded::open(&lab.path("b.db")).unwrap();
+    let back = Embedded::open(&lab.path("b.db"), &test_sealing()).unwrap();
     assert_eq!(back.audit_base().await.unwrap(), upto);
     let lines = back.audit_lines(0, usize::MAX).await.unwrap();
     assert_eq!((before.first().map(|(seq, _)| *seq), lines[..before.len()] == before), (Some(601), true));
@@ -408,5 +427,5 @@ async fn a_source_that_is_written_to_meanwhile_is_not_moved_and_goes_on() {
     let refused = moved(&mut busy, &mut lab.file("b.db"), &how()).await.unwrap_err();
     assert!(matches!(refused, StoreError::Migration(MigrationError::Changed)), "{refused}");
     busy.store.commit(a_change(2)).await.unwrap();
-    assert!(Embedded::open(&lab.path("b.db")).is_err(), "what has arrived is no store");
+    assert!(Embedded::open(&lab.path("b.db"), &test_sealing()).is_err(), "what has arrived is no store");
 }

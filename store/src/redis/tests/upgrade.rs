@@ -67,7 +67,7 @@ async fn has_no_old_keys(server: &RedisServer, tenant: &str) {
 async fn i4_a_store_of_schema_2_opens_with_all_its_records() {
     let server = RedisServer::durable().await;
     old_store(&server, "t").await;
-    let store = Broker::open(&server.store("t")).await.unwrap();
+    let store = Broker::open_with(&server.store("t"), &first_sealing()).await.unwrap();
     has_no_old_keys(&server, "t").await;
     let lease = store.lease(&"host:vm-9".parse().unwrap()).await;
     assert_eq!(lease.token, 8, "tokens rise across the upgrade");
@@ -83,7 +83,7 @@ async fn i8_a_broker_of_the_older_schema_is_refused_from_the_first_step_of_an_up
         old_store(&server, &tenant).await;
         let mut connection = Until { inner: connect(&server).await, left };
         let old = Server::new(&server.store(&tenant));
-        super::super::upgrade::upgrade(&old, &mut connection).await.unwrap_err();
+        super::super::upgrade::upgrade(&old, &mut connection, &first_sealing()).await.unwrap_err();
         let key = |name: &str| format!("{{postern:{tenant}}}:{name}");
         let mut state = redis::pipe();
         state.get(key("schema")).exists(key("alive:old")).exists(key("upgrading"));
@@ -134,8 +134,9 @@ async fn i4_wherever_an_upgrade_breaks_off_the_next_broker_completes_it() {
         old_store(&server, &tenant).await;
         let mut connection = Until { inner: connect(&server).await, left };
         let settings = server.store(&tenant);
-        let outcome = super::super::upgrade::upgrade(&Server::new(&settings), &mut connection).await;
-        let store = Broker::open(&settings).await.unwrap();
+        let outcome =
+            super::super::upgrade::upgrade(&Server::new(&settings), &mut connection, &first_sealing()).await;
+        let store = Broker::open_with(&settings, &first_sealing()).await.unwrap();
         has_no_old_keys(&server, &tenant).await;
         is_whole(&store).await;
         if outcome.is_ok() {

@@ -16,7 +16,9 @@ pub(super) async fn an_empty_store_has_nothing(opened: &impl Leasing) {
     assert!(store.grant(a_grant().build().id).await.unwrap().is_none());
     assert_eq!(store.commit(Transaction::default()).await.unwrap(), Head::EMPTY);
     let snapshot = store.snapshot(&opened.lease(&"host:vm-1".parse().unwrap()).await).await.unwrap();
-    assert!(snapshot.grants.is_empty() && snapshot.policies.is_empty() && snapshot.seq == 0);
+    assert!(
+        snapshot.grants.is_empty() && snapshot.policies.unwrap().policies.is_empty() && snapshot.seq == 0
+    );
 }
 
 pub(super) async fn grants_are_listed_by_what_is_asked(opened: &impl Leasing) {
@@ -98,9 +100,9 @@ pub(super) async fn a_scan_finds_every_record_with_its_key(store: &Store) {
     }
     let (mut found, mut from) = (BTreeMap::new(), None);
     loop {
-        let (page, next) = store.scan::<Grant>(from.as_deref(), 7).await.unwrap();
-        found.extend(page.into_iter().map(|it| (it.key.clone(), it)));
-        from = next;
+        let page = store.scan::<Grant>(from.as_deref(), 7).await.unwrap();
+        found.extend(page.found.into_iter().map(|it| (it.key.clone(), it)));
+        from = page.next;
         if from.is_none() {
             break;
         }
@@ -133,7 +135,7 @@ pub(super) async fn a_snapshot_has_one_targets_part(opened: &impl Leasing) {
     let snapshot = store.snapshot(&opened.lease(&"host:vm-1".parse().unwrap()).await).await.unwrap();
     let grants: Vec<_> = snapshot.grants.into_iter().map(|grant| (grant.record, grant.version)).collect();
     assert_eq!(grants, [(here.clone(), 1), (both, 1)], "the oldest first");
-    assert_eq!(snapshot.policies, [a_policy().build()]);
+    assert_eq!(snapshot.policies.unwrap().policies, [a_policy().build()]);
     assert_eq!(snapshot.agent, None);
     assert_eq!(snapshot.seq, store.audit_head().await.unwrap().seq);
     store.commit(put(&closed(&here, at(60)), Expect::Version(1))).await.unwrap();

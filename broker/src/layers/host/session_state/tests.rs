@@ -23,7 +23,7 @@ fn window(end: i64) -> LayerWindow {
 
 fn holding(windows: &[LayerWindow]) -> DesiredHost {
     let protection = Protection { mode: Mode::Enforce, ports: ["tcp/22".parse().unwrap()].into() };
-    let nothing = desired_host(&"host:vm-1".parse().unwrap(), protection, [], at(0));
+    let nothing = desired_host(&"host:vm-1".parse().unwrap(), Some(protection), [], at(0));
     DesiredHost { windows: windows.iter().cloned().collect(), ..nothing }
 }
 

@@ -33,7 +33,7 @@ fn fresh(sessions: &AgentSessions) -> Grant {
 /// The state that the target must hold while these grants are open.
 fn desired(target: &TargetId, grants: &[&Grant], now: Timestamp) -> DesiredHost {
     let protection = Protection { mode: Mode::Enforce, ports: ["tcp/22".parse().unwrap()].into() };
-    desired_host(target, protection, grants.iter().copied(), now)
+    desired_host(target, Some(protection), grants.iter().copied(), now)
 }
 
 fn push(

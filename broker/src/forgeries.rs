@@ -1,0 +1,139 @@
+//! Tells operators of forged records: records in the store that no broker with this records key wrote.
+//!
+//! The store leaves such a record out, or refuses the read ([`postern_store::Forgeries`]). Each round here counts the reads that met
+//! one, and logs and audits each forged record once; the status of this broker shows them until it ends.
+
+use std::time::Duration;
+
+use postern_core::audit::AuditEvent;
+use postern_runtime::error_chain::error_chain;
+use postern_store::{Store, StoreError, Transaction};
+
+use crate::clock::{Clock, boottime};
+use crate::signals::rounds::RoundReporter;
+use crate::telemetry;
+
+/// The words for policies that are older than those of the agents.
+const WENT_BACK: &str = "the policies in the store are older than those that agents have followed: the store went back, and hosts drop no \
+    protected port; check the policies, and apply one again with `postern policy apply`";
+
+/// The interval of the rounds.
+pub const REPORT_INTERVAL: Duration = Duration::from_secs(1);
+/// The rounds after which the policies are checked.
+const ROUNDS_BETWEEN_CHECKS: u32 = 5;
+/// The most records that one round logs and audits; the others wait for the next.
+const MAX_REPORTED: usize = 10;
+
+/// Reports what the store meets, until the process ends.
+///
+/// # Errors
+/// Never: what could not be recorded is tried again.
+pub async fn keep_reporting(store: Store, clock: Clock, reporter: RoundReporter) -> anyhow::Result<()> {
+    let mut rounds = 0_u32;
+    loop {
+        let round = report(&store, clock).await;
+        rounds = (rounds + 1) % ROUNDS_BETWEEN_CHECKS;
+        if rounds == 1 {
+            check_policies(&store).await;
+        }
+        reporter.report(boottime(), round.map_err(|error| error_chain(&error)));
+        tokio::time::sleep(REPORT_INTERVAL).await;
+    }
+}
+
+/// Shows whether the policies are those that were kept last, and no older than those that agents have followed.
+async fn check_policies(store: &Store) {
+    let trouble = match store.policies().await {
+        Err(error @ (StoreError::Forged { .. } | StoreError::PoliciesLost { .. })) => Some(error.to_string()),
+        // A store that does not answer is shown as that.
+        Err(_) => return,
+        Ok(_) => match store.went_back_behind_agents().await {
+            Ok(false) => None,
+            Ok(true) => Some(WENT_BACK.to_owned()),
+            Err(_) => return,
+        },
+    };
+    let what = trouble.clone().unwrap_or_default();
+    if store.forgeries().set_policies(trouble) {
+        if what.is_empty() {
+            tracing::info!(event = "policies.current", "the policies are those that were kept last");
+        } else {
+            tracing::error!(
+                event = "policies.went_back",
+                what,
+                "the store has lost policies or brought old ones back"
+            );
+        }
+    }
+}
+
+/// Counts, logs and audits what the store has met since the last round.
+///
+/// # Errors
+/// The audit log cannot be written; the next round tries again.
+async fn report(store: &Store, clock: Clock) -> Result<(), StoreError> {
+    let mut met = store.forgeries().take();
+    telemetry::forged_records_met(met.reads);
+    store.forgeries().give_back(met.names.split_off(met.names.len().min(MAX_REPORTED)));
+    if met.names.is_empty() {
+        return Ok(());
+    }
+    let event =
+        |what: &String| AuditEvent::denied(clock.now(), "broker", "store.forged").with("record", what);
+    let transaction = met.names.iter().map(event).fold(Transaction::default(), Transaction::audit);
+    if let Err(error) = store.commit(transaction.giving_way()).await {
+        store.forgeries().give_back(met.names);
+        return Err(error);
+    }
+    for what in met.names {
+        tracing::error!(
+            event = "store.forged",
+            record = what,
+            "the store has a record that no broker with this ca/records.key wrote; it counts for nothing"
+        );
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use postern_core::Grant;
+    use postern_store::Expect;
+    use postern_store::testing::memory::{Fault, Memory};
+    use tracing::Level;
+
+    use super::*;
+    use crate::testing::builders::{a_grant, at};
+    use crate::testing::captured_log::capture_log;
+
+    #[tokio::test]
+    async fn i9_a_forged_record_is_logged_counted_and_audited_once() {
+        let recorder = telemetry::recorder().unwrap();
+        let _metrics = metrics::set_default_local_recorder(&recorder);
+        telemetry::begin();
+        let (logged, _log) = capture_log(Level::ERROR);
+        let (store, clock) = (Memory::default(), Clock::start(at(0)));
+        let grant = a_grant().build();
+        let event = AuditEvent::done(at(0), "a test", "tested");
+        let put = Transaction::default().put_grant(grant.clone(), Expect::Absent).audit(event);
+        let seq = store.commit(put).await.unwrap().seq;
+        store.tamper(<Grant as postern_store::Record>::KIND, &grant.id.to_string(), |text| {
+            text.replace("alice", "mallory")
+        });
+        assert!(matches!(store.grant(grant.id).await, Err(StoreError::Forged { .. })));
+        assert!(store.open_grants().await.unwrap().is_empty());
+        store.fail_next([Fault::Before]);
+        report(&store, clock).await.unwrap_err();
+        for _ in 0..3 {
+            assert!(store.open_grants().await.unwrap().is_empty());
+            report(&store, clock).await.unwrap();
+        }
+        let lines = store.audit_lines(seq, 10).await.unwrap();
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        assert!(lines[0].1.contains("store.forged") && lines[0].1.contains(&grant.id.to_string()));
+        assert_eq!(logged.text().matches("store.forged").count(), 1, "{}", logged.text());
+        let scrape = recorder.handle().render();
+        assert!(scrape.contains("postern_store_forged_total 5"), "{scrape}");
+        assert!(store.forgeries().summary().unwrap().contains(&grant.id.to_string()));
+    }
+}
