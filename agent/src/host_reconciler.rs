@@ -241,6 +241,8 @@ impl<H: HostLayer> HostReconciler<H> {
         // Judged as the broker has sent it, with windows that have ended since.
         let within = self.limits.check(&desired);
         let wanted = self.state.consider(desired, now.boottime)?;
+        // With the ports that the host keeps, it may be more than the broker has sent.
+        let within = within.and_then(|()| self.limits.check(&wanted));
         // The kernel has closed these by itself: they are no work for a transaction.
         self.drop_ended(now);
         if let Err(source) = within {

@@ -300,7 +300,7 @@ impl Store {
         let found = self.backend.range(R::KIND, range).await?;
         let next =
             found.last().filter(|_| found.len() >= range.limit).map(|document| document.key.to_string());
-        let (records, forged) = self.sorted(&found, Some(range.index))?;
+        let Sorted { records, forged } = self.sorted(&found, Some(range.index))?;
         Ok(RecordPage { records: records.into_iter().map(|(_, record)| record).collect(), forged, next })
     }
 
@@ -310,8 +310,8 @@ impl Store {
         documents: &[Document],
         index: Option<&str>,
     ) -> Result<Vec<Versioned<R>>, StoreError> {
-        let (records, _) = self.sorted(documents, index)?;
-        Ok(records.into_iter().map(|(_, record)| record).collect())
+        let sorted = self.sorted(documents, index)?;
+        Ok(sorted.records.into_iter().map(|(_, record)| record).collect())
     }
 
     /// Returns the records of the documents, each with its document, and the forged ones apart if the kind allows it.
@@ -319,7 +319,7 @@ impl Store {
         &self,
         documents: &'a [Document],
         index: Option<&str>,
-    ) -> Result<(Vec<(&'a Document, Versioned<R>)>, Vec<ForgedRecord>), StoreError> {
+    ) -> Result<Sorted<'a, R>, StoreError> {
         let (mut records, mut forged) = (Vec::with_capacity(documents.len()), Vec::new());
         for document in documents {
             let found = match index {
@@ -338,7 +338,7 @@ impl Store {
                 Err(error) => return Err(error),
             }
         }
-        Ok((records, forged))
+        Ok(Sorted { records, forged })
     }
 
     /// Reports whether a record that was found forged is still in the store as it was found. An index may name one that is not there.
@@ -369,8 +369,8 @@ impl Store {
         limit: usize,
     ) -> Result<FoundPage<R>, StoreError> {
         let page = self.backend.scan(R::KIND, from, limit).await?;
-        let (found, forged) = self.sorted::<R>(&page.documents, None)?;
-        let found = found.into_iter().map(|(document, Versioned { record, version })| Found {
+        let Sorted { records, forged } = self.sorted::<R>(&page.documents, None)?;
+        let found = records.into_iter().map(|(document, Versioned { record, version })| Found {
             key: document.key.to_string(),
             record,
             version,
@@ -421,6 +421,12 @@ impl Store {
     pub async fn ended(&self) -> String {
         self.backend.ended().await
     }
+}
+
+/// The records of documents, each with its document, and the forged ones apart.
+struct Sorted<'a, R> {
+    records: Vec<(&'a Document, Versioned<R>)>,
+    forged: Vec<ForgedRecord>,
 }
 
 impl<T> Durable<T> {

@@ -375,6 +375,29 @@ fn i10_a_state_past_a_bound_closes_and_opens_nothing() {
     assert_eq!(host.holds(), ports(&["tcp/9"], 1));
 }
 
+#[test]
+fn i10_ports_that_the_host_keeps_count_for_the_bound() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = config(dir.path(), &[]);
+    let host = FakeHost::default();
+    let mut reconciler = start(&host, &config, &at(1));
+    let of = |generation, ports: std::ops::Range<u16>| DesiredState {
+        policies: 3,
+        ports: ports.map(|port| format!("tcp/{port}").parse().unwrap()).collect(),
+        ..desired(generation, &[])
+    };
+    reconciler.accept(of(1, 1..7), &at(2)).unwrap();
+    for (generation, ports) in [(2, 7..15), (3, 20..28), (4, 30..38)] {
+        let refused = reconciler.accept(of(generation, ports), &at(3)).unwrap_err();
+        assert!(error_chain(&refused).contains("limits.ports"), "{refused}");
+        assert_eq!(
+            host.holds().unwrap().0.len(),
+            10,
+            "no port loses its protection, and as many as fit get it"
+        );
+    }
+}
+
 /// A state past the bounds that would weaken whatever a host holds: it monitors other ports.
 fn weak_and_too_large(generation: u64) -> DesiredState {
     let ports = ["tcp/7".parse().unwrap()].into();

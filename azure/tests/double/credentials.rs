@@ -16,7 +16,7 @@ const KEY: &str = include_str!("keys/test.key");
 impl DoubleWorld {
     fn write(&self, name: &str, text: &str) -> std::path::PathBuf {
         let path = self.dir.path().join(name);
-        std::fs::write(&path, text).unwrap();
+        postern_runtime::files::replace(&path, text.as_bytes(), 0o600).unwrap();
         path
     }
 
