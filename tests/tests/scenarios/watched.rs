@@ -112,7 +112,9 @@ fn no_task_of_an_idle_broker_needs_attention() {
         ["cloud layer", "audit outbox", "follower", "peer status", "health"]
     );
     for task in tasks.iter().filter(with_a_period) {
-        assert_eq!((&task["result"], &task["overdue"]), (&"ok".into(), &false.into()), "{task}");
+        // One that is due once an hour has not gone round yet.
+        let expected = if task["every"].as_f64().unwrap() > 30.0 { "" } else { "ok" };
+        assert_eq!((&task["result"], &task["overdue"]), (&expected.into(), &false.into()), "{task}");
     }
     let (_, scrape) = get(&world.net.hub, &world.net.alice, "/metrics");
     let series = "postern_task_round_age_seconds{task=\"";
