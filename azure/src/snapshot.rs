@@ -432,7 +432,8 @@ impl<'a> MachineView<'a> {
         drift
     }
 
-    /// The customer's rules that are noted as moved and still have their old priority, each with its group.
+    /// The customer's rules that are noted as moved and still have their old priority, each with its group, by priority: a
+    /// lockdown that goes on moves them in the order in which it was planned, so that none passes another rule than planned.
     pub(crate) fn unmoved(&self) -> Vec<(&'a Nsg, &'a NsgRule)> {
         let unmoved = self.on_the_way().flat_map(|group| {
             // If Postern's rules come before it by now, there is nothing to move.
@@ -442,7 +443,10 @@ impl<'a> MachineView<'a> {
                 (rule.priority == note.priority && rule.priority < last).then_some((group, rule))
             })
         });
-        unmoved.collect()
+        let mut unmoved: Vec<_> = unmoved.collect();
+        // The notes lie from the end of the list, the last one first.
+        unmoved.sort_by_key(|(group, rule)| (&group.id, rule.priority));
+        unmoved
     }
 }
 

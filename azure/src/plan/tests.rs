@@ -229,6 +229,34 @@ fn i8_a_lockdown_that_was_to_move_a_rule_goes_on_from_every_write() {
 }
 
 #[test]
+fn i8_a_lockdown_that_goes_on_moves_rules_in_the_order_of_its_plan() {
+    let before = vec![
+        rule("first", 100, true, "*", "*", "*"),
+        rule("second", 395, true, "*", "*", "20-25"),
+        // The first rule must not pass it; the second may.
+        rule("no", 402, false, "*", "10.0.0.0/24", "3389"),
+    ];
+    for groups in [
+        [group("nsg-subnet", before.clone())].into(),
+        [group("nsg-nic", before.clone()), group("nsg-subnet", before)].into(),
+    ] {
+        let groups: Groups = groups;
+        let subject = Subject::new(4, &groups);
+        let writes = subject.lock(&groups, &ssh_and_rdp(), true).unwrap();
+        let planned = apply(&groups, &writes);
+        for stop in 0..=writes.len() {
+            let stopped = apply(&groups, &writes[..stop]);
+            assert!(subject.lock(&stopped, &ssh_and_rdp(), true).is_ok(), "after {stop} of {writes:?}");
+            if subject.view(&stopped).locked().is_empty() {
+                continue;
+            }
+            let resumed = resume(&subject.view(&stopped), &Priorities::default()).unwrap();
+            assert_eq!(apply(&stopped, &resumed), planned, "after {stop} of {writes:?}");
+        }
+    }
+}
+
+#[test]
 fn a_rule_does_not_pass_one_that_says_otherwise() {
     let groups =
         with(vec![rule("ssh", 100, true, "*", "*", "22"), rule("no", 200, false, "10.0.0.0/8", "*", "*")]);
