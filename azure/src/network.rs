@@ -83,8 +83,7 @@ pub(crate) struct Firewall {
     pub(crate) subnet: Option<ArmId>,
     /// The policy that holds its rules, if the firewall does not hold them itself.
     pub(crate) policy: Option<String>,
-    /// True if no change of it is under way.
-    pub(crate) is_settled: bool,
+    pub(crate) state: RuleState,
     pub(crate) nat: Vec<NatRule>,
 }
 
@@ -111,6 +110,17 @@ pub(crate) struct Nsg {
     pub(crate) rules: Vec<NsgRule>,
 }
 
+/// The state of a rule, as Azure says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RuleState {
+    /// Azure has finished its last write.
+    InForce,
+    /// A write of it, or of its group, is under way.
+    Changing,
+    /// Its last write failed: Azure leaves it as it was written, and does not say what is in force.
+    Failed,
+}
+
 /// A rule for inbound connections.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct NsgRule {
@@ -121,8 +131,14 @@ pub(crate) struct NsgRule {
     pub(crate) description: String,
     /// True for the rules that every group ends with.
     pub(crate) is_default: bool,
-    /// True if no change of it is under way.
-    pub(crate) is_settled: bool,
+    pub(crate) state: RuleState,
+}
+
+impl NsgRule {
+    /// Reports whether Azure has finished its last write.
+    pub(crate) fn is_in_force(&self) -> bool {
+        self.state == RuleState::InForce
+    }
 }
 
 /// The connections that a rule applies to.
@@ -299,8 +315,23 @@ impl NsgTraffic {
 }
 
 impl Nsg {
+    /// Reports whether a write of the whole group is under way, so that no rule of it says whether it is in force.
+    pub(crate) fn is_changing(&self) -> bool {
+        let mut managed = self.rules.iter().filter(|rule| !rule.is_default).peekable();
+        managed.peek().is_some() && managed.all(|rule| rule.state == RuleState::Changing)
+    }
+
+    /// Returns the group as it is if the write of the whole group that is under way changes no rule.
+    pub(crate) fn once_settled(&self) -> Self {
+        let mut group = self.clone();
+        if self.is_changing() {
+            group.rules.iter_mut().for_each(|rule| rule.state = RuleState::InForce);
+        }
+        group
+    }
+
     /// Returns the sources that the rules admit to the port of the machine: those of each rule that allows, without the ones
-    /// that an earlier rule denies.
+    /// that an earlier rule denies. A rule that denies counts once Azure has finished it.
     pub(crate) fn admissions(&self, door: &Door, port: ProtectedPort) -> Vec<AdmittedSource<'_>> {
         let mut denied: Vec<&RulePeer> = Vec::new();
         let mut admitted = Vec::new();
@@ -310,7 +341,7 @@ impl Nsg {
                 admitted.extend(
                     rule.traffic.sources.iter().filter(open).map(|source| AdmittedSource { rule, source }),
                 );
-            } else if rule.traffic.any_source_port {
+            } else if rule.traffic.any_source_port && rule.is_in_force() {
                 denied.extend(&rule.traffic.sources);
             }
         }

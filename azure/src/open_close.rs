@@ -14,7 +14,7 @@ use crate::id::ArmId;
 use crate::layer::Azure;
 use crate::machine::FrontFirewall;
 use crate::names::{self, AllowName, Content, Family};
-use crate::network::{Nsg, NsgRule, RulePeer};
+use crate::network::{Nsg, NsgRule, RulePeer, RuleState};
 use crate::plan;
 use crate::rules::{NewNsgRule, RuleMatch};
 use crate::settings::Flush;
@@ -197,7 +197,7 @@ impl Azure {
     ) -> Result<(), CloudError> {
         let firewall = front.firewall.name();
         // A rule in a firewall that is being written may not be in force yet: the change waits for that write, and finds it.
-        let is_settled = view.firewall.is_none_or(|firewall| firewall.is_settled);
+        let is_settled = view.firewall.is_none_or(|firewall| firewall.state == RuleState::InForce);
         let through = if is_settled { view.nat_window_rules() } else { Vec::new() };
         let there = settled(through);
         let Some(public) = front.public.filter(|public| public.is_ipv4()) else {

@@ -10,7 +10,9 @@ use postern_provider::{Drift, Observation, Reach, Stray};
 use crate::id::ArmId;
 use crate::machine::Machine;
 use crate::names::{self, AllowName, Content, DenyName, Family, Key, RuleName};
-use crate::network::{Firewall, NatRule, Network, Nsg, NsgRule, RulePeer, RuleProtocol, exposures};
+use crate::network::{
+    Firewall, NatRule, Network, Nsg, NsgRule, RulePeer, RuleProtocol, RuleState, exposures,
+};
 use crate::settings::Flush;
 
 /// A machine, and the groups and the firewall on its way, as they were read.
@@ -133,7 +135,7 @@ impl<'a> MachineView<'a> {
             let allow = name.allow()?;
             // A rule of a window behind a rule that shuts ports opens nothing.
             let windows = self.windows_of(rule, &allow).filter(|_| rule.priority < shut)?;
-            Some(AllowRule { name: rule.name.clone(), allow, windows, is_settled: rule.is_settled })
+            Some(AllowRule { name: rule.name.clone(), allow, windows, is_settled: rule.is_in_force() })
         };
         self.managed_rules(group).filter_map(held).collect()
     }
@@ -193,7 +195,9 @@ impl<'a> MachineView<'a> {
     pub(crate) fn nat_window_rules(&self) -> Vec<AllowRule> {
         let held = |(rule, allow): (&NatRule, AllowName)| {
             let windows = self.windows_of_nat(rule, &allow)?;
-            Some(AllowRule { name: rule.name.clone(), allow, windows, is_settled: true })
+            // A write of a firewall takes minutes, and the rules that were there before stay in force.
+            let is_settled = self.firewall.is_none_or(|firewall| firewall.state != RuleState::Failed);
+            Some(AllowRule { name: rule.name.clone(), allow, windows, is_settled })
         };
         self.managed_nat_rules().filter_map(held).collect()
     }
@@ -211,11 +215,11 @@ impl<'a> MachineView<'a> {
         denies.flat_map(|deny| deny.protected()).collect()
     }
 
-    /// The ports that a group on the way shuts, by rules that are as Postern wrote them.
+    /// The ports that a group on the way shuts, by rules that are as Postern wrote them and that Azure has finished.
     pub(crate) fn shut_in(&self, group: &Nsg, family: Family) -> BTreeSet<ProtectedPort> {
         self.denies(group)
             .into_iter()
-            .filter(|(_, deny, is_good)| *is_good && deny.family == family)
+            .filter(|(rule, deny, is_good)| *is_good && rule.is_in_force() && deny.family == family)
             .flat_map(|(_, deny, _)| deny.protected())
             .collect()
     }
@@ -390,7 +394,13 @@ impl<'a> MachineView<'a> {
         mapped.collect()
     }
 
+    /// Finds what differs from the state that Postern left. A write of a whole group that is under way is no difference.
     fn drift(&self, flush: Flush) -> Vec<Drift> {
+        let groups = self.groups.iter().map(|(id, group)| (id.clone(), group.once_settled())).collect();
+        MachineView { groups: &groups, ..*self }.settled_drift(flush)
+    }
+
+    fn settled_drift(&self, flush: Flush) -> Vec<Drift> {
         let mut drift = Vec::new();
         let mut found = |what: String, repairable| drift.push(Drift { what, repairable });
         if self.is_releasing() {
@@ -407,9 +417,29 @@ impl<'a> MachineView<'a> {
         for name in self.stray_nat_rules() {
             found(format!("rule {name} of the firewall is not as Postern wrote it"), true);
         }
-        for (group, _, ports) in self.gaps(&locked) {
-            let ports: Vec<String> = ports.iter().map(ToString::to_string).collect();
-            found(format!("no rule of {} shuts {}", group.id.name(), ports.join(", ")), true);
+        for (group, _, missing) in self.gaps(&locked) {
+            let ports: Vec<String> = missing.iter().map(ToString::to_string).collect();
+            let unfinished = self.denies(group).into_iter().find(|(rule, deny, is_good)| {
+                *is_good && !rule.is_in_force() && deny.protected().any(|port| missing.contains(&port))
+            });
+            let (name, ports) = (group.id.name(), ports.join(", "));
+            match unfinished {
+                Some((rule, ..)) if rule.state == RuleState::Failed => found(
+                    format!(
+                        "rule {} of {name} does not shut {ports}: Azure says that its last write failed",
+                        rule.name
+                    ),
+                    true,
+                ),
+                Some((rule, ..)) => found(
+                    format!(
+                        "rule {} of {name} does not shut {ports} yet: Azure has not finished its last write",
+                        rule.name
+                    ),
+                    true,
+                ),
+                None => found(format!("no rule of {name} shuts {ports}"), true),
+            }
         }
         for (group, rule) in self.unmoved() {
             found(

@@ -13,7 +13,7 @@ use crate::id::ArmId;
 use crate::names::RuleName;
 use crate::network::{
     Address, Firewall, Forward, NatRule, Nic, Nsg, NsgRule, NsgTraffic, RouteTable, RulePeer, RuleProtocol,
-    Subnet,
+    RuleState, Subnet,
 };
 
 /// The word of one of Azure's enumerations, in lower case.
@@ -108,8 +108,17 @@ fn rule(rule: &azure::SecurityRule, is_default: bool) -> Option<NsgRule> {
         traffic: if is_turned { nothing } else { traffic() },
         description: properties.description.clone().unwrap_or_default(),
         is_default,
-        is_settled: properties.provisioning_state.as_ref().is_none_or(|state| word(state) == "succeeded"),
+        state: state(properties.provisioning_state.as_ref()),
     })
+}
+
+/// The state of a rule or a firewall; an answer without one says that nothing is under way.
+fn state(state: Option<&impl Serialize>) -> RuleState {
+    match state.map(word).as_deref() {
+        None | Some("succeeded") => RuleState::InForce,
+        Some("failed" | "canceled") => RuleState::Failed,
+        Some(_) => RuleState::Changing,
+    }
 }
 
 /// Reads `*`, a port, or a range of ports.
@@ -226,7 +235,7 @@ pub(crate) fn firewall(firewall: &azure::AzureFirewall) -> Option<Firewall> {
         public: ends.iter().filter_map(|end| sub(end.public_ip_address.as_ref())).collect(),
         subnet: ends.iter().find_map(|end| sub(end.subnet.as_ref())),
         policy: properties.firewall_policy.as_ref().map(|policy| policy.id.clone().unwrap_or_default()),
-        is_settled: properties.provisioning_state.as_ref().is_none_or(|state| word(state) != "updating"),
+        state: state(properties.provisioning_state.as_ref()),
         nat: nat.collect(),
     })
 }

@@ -10,7 +10,7 @@ use super::*;
 use crate::id::ArmId;
 use crate::machine::Machine;
 use crate::names::RuleName;
-use crate::network::{Door, Nsg, NsgRule, NsgTraffic, RulePeer, RuleProtocol};
+use crate::network::{Door, Nsg, NsgRule, NsgTraffic, RulePeer, RuleProtocol, RuleState};
 use crate::settings::Priorities;
 use crate::snapshot::{LockedRules, MachineView};
 
@@ -125,7 +125,7 @@ fn rule(name: &str, priority: u16, allows: bool, from: &str, to: &str, ports: &s
         },
         description: "customer".into(),
         is_default: priority >= 65_000,
-        is_settled: true,
+        state: RuleState::InForce,
     }
 }
 
