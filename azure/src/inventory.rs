@@ -31,7 +31,7 @@ pub(crate) struct SubscriptionSweep {
 /// # Errors
 /// The subscription could not be read.
 pub(crate) async fn sweep(azure: &Azure, subscription: &str) -> Result<SubscriptionSweep, CloudError> {
-    let before = azure.groups.epochs();
+    let (reading, before) = (azure.targets.start_reading(), azure.groups.epochs());
     let network = azure.reader().subscription(subscription).await?;
     azure.groups.record(&network.groups, &before);
     let deployment = &azure.settings.deployment;
@@ -56,13 +56,17 @@ pub(crate) async fn sweep(azure: &Azure, subscription: &str) -> Result<Subscript
         match (machines.get(&key), traces.named) {
             (Some((target, vm)), _) => {
                 let snapshot = MachineSnapshot::among(&network, vm, &traces.groups);
-                azure.targets.compare(target, &snapshot);
+                if !azure.targets.compare(target, &snapshot, reading) {
+                    // The target was locked, released or repaired meanwhile, and this reading may be the older one.
+                    continue;
+                }
                 let locked_rules = azure.targets.locked_rules(target);
                 let observation = snapshot
                     .view(target, deployment, &locked_rules)
                     .observation(azure.settings.flush_connection);
                 sightings.push(Sighting { target: target.clone(), held: Some(observation) });
             }
+            (None, Some(target)) if azure.targets.is_older(reading, &target) => {}
             (None, Some(target)) if is_here(&target) => sightings.push(Sighting { target, held: None }),
             (None, Some(target)) => of_others.push(target),
             (None, None) => tracing::warn!(

@@ -24,8 +24,9 @@ const SUBSCRIPTIONS_AT_ONCE: usize = 2;
 #[async_trait]
 impl Provider for Azure {
     async fn observe(&self, target: &TargetId) -> Result<Observation, CloudError> {
-        let snapshot = Arc::new(self.read(target).await?);
-        self.targets.store(target, &snapshot);
+        let reading = self.targets.start_reading();
+        let snapshot = Arc::new(self.read_settled(target).await?);
+        self.targets.store(target, &snapshot, reading);
         let locked_rules = self.targets.locked_rules(target);
         let view = snapshot.view(target, &self.settings.deployment, &locked_rules);
         Ok(view.observation(self.settings.flush_connection))
@@ -62,7 +63,7 @@ impl Provider for Azure {
     async fn repair(&self, target: &TargetId) -> Result<(), CloudError> {
         let _guard = self.lockdowns.lock().await;
         let done = self.repair_target(target).await;
-        self.targets.drop_snapshot(target);
+        self.targets.changed(target);
         done
     }
 
@@ -117,7 +118,7 @@ impl Provider for Azure {
     async fn lockdown(&self, order: &LockdownOrder) -> Result<LockdownReport, CloudError> {
         let _guard = self.lockdowns.lock().await;
         let done = self.lock(order).await;
-        self.targets.drop_snapshot(&order.target);
+        self.targets.changed(&order.target);
         done
     }
 

@@ -13,4 +13,5 @@ mod faults;
 mod firewall;
 mod lockdown;
 mod replicas;
+mod states;
 mod world;
