@@ -9,7 +9,7 @@ use postern_provider::{Assessment, CloudError, Health, Sighting};
 use crate::id::ArmId;
 use crate::layer::Azure;
 use crate::names::{self, Key, RuleName};
-use crate::network::{Network, RulePeer, exposures};
+use crate::network::{Network, RulePeer, UnreadPart, exposures};
 use crate::settings::AzureSettings;
 use crate::snapshot::{LockedRules, MachineSnapshot, MachineView};
 
@@ -24,6 +24,8 @@ pub(crate) struct SubscriptionSweep {
     pub(crate) sightings: Vec<Sighting>,
     /// The targets in other subscriptions: a hub's firewall holds rules for them.
     pub(crate) of_others: Vec<TargetId>,
+    /// The parts of the network that could not be read.
+    pub(crate) unread: Vec<UnreadPart>,
 }
 
 /// Finds every target that holds rules of Postern's, from the names of rules alone (I2).
@@ -60,6 +62,10 @@ pub(crate) async fn sweep(azure: &Azure, subscription: &str) -> Result<Subscript
                     // The target was locked, released or repaired meanwhile, and this reading may be the older one.
                     continue;
                 }
+                if let Err(error) = snapshot.check_read(target, deployment) {
+                    tracing::warn!(%target, %error, "the sweep could not judge the windows of this target");
+                    continue;
+                }
                 let locked_rules = azure.targets.locked_rules(target);
                 let observation = snapshot
                     .view(target, deployment, &locked_rules)
@@ -74,7 +80,7 @@ pub(crate) async fn sweep(azure: &Azure, subscription: &str) -> Result<Subscript
             ),
         }
     }
-    Ok(SubscriptionSweep { sightings, of_others })
+    Ok(SubscriptionSweep { sightings, of_others, unread: network.unread })
 }
 
 /// The places that hold rules of Postern's for one target.
@@ -118,7 +124,7 @@ pub(crate) async fn assess(
     azure: &Azure,
     subscription: &str,
     management: &BTreeSet<ProtectedPort>,
-) -> Result<Vec<Assessment>, CloudError> {
+) -> Result<(Vec<Assessment>, Vec<UnreadPart>), CloudError> {
     let reader = azure.reader();
     let (network, machines) = try_join!(reader.subscription(subscription), reader.machines(subscription))?;
     let nothing = LockedRules::default();
@@ -134,7 +140,9 @@ pub(crate) async fn assess(
         let windows = view.observation(azure.settings.flush_connection).windows;
         Some(Assessment { name: vm.name().to_owned(), target: target.clone(), locked, windows, health })
     };
-    Ok(machines.iter().filter_map(|machine| ArmId::new(&machine.id)).filter_map(judge).collect())
+    let ids = machines.iter().filter_map(|machine| ArmId::new(&machine.id));
+    let assessments = ids.filter_map(judge).collect();
+    Ok((assessments, network.unread))
 }
 
 fn judge(view: &MachineView<'_>, management: &BTreeSet<ProtectedPort>, locked: bool) -> Health {

@@ -2,12 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use postern_core::TargetId;
 use postern_provider::CloudError;
 use postern_provider::kit::{CallError, KeyedStates};
-use postern_runtime::backoff::Backoff;
 
 use crate::arm::Arm;
 use crate::cache::MachineCache;
@@ -16,7 +14,6 @@ use crate::groups::KnownGroups;
 use crate::id::ArmId;
 use crate::machine::Machine;
 use crate::names;
-use crate::network::Nsg;
 use crate::reader::Reader;
 use crate::settings::AzureSettings;
 use crate::snapshot::MachineSnapshot;
@@ -79,21 +76,6 @@ impl Azure {
         Ok(MachineSnapshot::of(&network, &vm))
     }
 
-    /// Reads everything on the way to a target, once no write of a whole group there is under way, or a few seconds have passed.
-    pub(crate) async fn read_settled(&self, target: &TargetId) -> Result<MachineSnapshot, CloudError> {
-        let mut pauses =
-            Backoff { first: Duration::from_millis(200), longest: Duration::from_secs(2) }.times(4);
-        loop {
-            let snapshot = self.read(target).await?;
-            let on_the_way = |id| snapshot.groups.get(id);
-            let is_changing = snapshot.machine.groups.iter().filter_map(on_the_way).any(Nsg::is_changing);
-            match pauses.next().filter(|_| is_changing) {
-                Some(pause) => tokio::time::sleep(pause).await,
-                None => return Ok(snapshot),
-            }
-        }
-    }
-
     /// Returns the last snapshot of a target, and reads one if there is none.
     pub(crate) async fn snapshot(&self, target: &TargetId) -> Result<Arc<MachineSnapshot>, CloudError> {
         // Checked first: a snapshot of a target whose subscription left the configuration must not be used.
@@ -116,7 +98,7 @@ impl Azure {
             Ok(snapshot) => (snapshot, true),
             Err(CloudError::NotFound { .. }) => {
                 let (machine, groups) = (Machine::default(), BTreeMap::new());
-                (MachineSnapshot { machine, groups, firewall: None }, false)
+                (MachineSnapshot { machine, groups, firewall: None, unread: None }, false)
             }
             Err(error) => return Err(error),
         };

@@ -27,6 +27,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use postern_core::TargetId;
+use postern_provider::kit::ErrorClass;
 use postern_provider::{
     CloudChange, CloudError, Concern, ConcernKind, LockdownOrder, LockdownReport, Observation,
 };
@@ -160,6 +161,7 @@ impl Azure {
         let (mut changes, mut taken, mut waits) = (Vec::new(), BTreeSet::new(), busy_waits());
         for _ in 0..MAX_ROUNDS {
             let (snapshot, exists) = self.read_with_all_groups(target).await?;
+            snapshot.check_read(target, &self.settings.deployment)?;
             let view = snapshot.view(target, &self.settings.deployment, &nothing);
             let Observation { windows, partial, .. } = view.observation(self.settings.flush_connection);
             // A machine that is gone has no open window.
@@ -185,6 +187,7 @@ impl Azure {
         let mut waits = busy_waits();
         for _ in 0..MAX_ROUNDS {
             let (snapshot, exists) = self.read_with_all_groups(target).await?;
+            snapshot.check_read(target, &self.settings.deployment)?;
             let locked_rules = self.targets.locked_rules(target);
             let view = snapshot.view(target, &self.settings.deployment, &locked_rules);
             if !exists || view.is_releasing() {
@@ -236,12 +239,17 @@ impl Azure {
             let rules = view.managed_nat_rules().map(|(rule, _)| rule.name.clone()).collect();
             return self.delete_nat_rules(view, rules).await;
         }
-        for firewall in self.reader().all_firewalls().await? {
+        let (firewalls, unread) = self.reader().all_firewalls().await;
+        for firewall in firewalls {
             let view = MachineView { firewall: Some(&firewall), ..*view };
             let remove = view.managed_nat_rules().map(|(rule, _)| rule.name.clone()).collect();
             self.edit_firewall(&firewall.id, FirewallEdit { remove, ..FirewallEdit::default() }).await?;
         }
-        Ok(())
+        // Firewalls that the broker may not read, it has not written: they do not hold a release up.
+        match unread.into_iter().find(|part| part.error.class() != Some(ErrorClass::Denied)) {
+            Some(part) => Err(part.error.into()),
+            None => Ok(()),
+        }
     }
 
     async fn delete_nat_rules(&self, view: &MachineView<'_>, names: Vec<String>) -> Result<(), CloudError> {

@@ -9,7 +9,7 @@ use postern_provider::{Reach, Translation};
 
 use crate::id::ArmId;
 use crate::names::Family;
-use crate::network::{Door, Network};
+use crate::network::{Door, Network, UnreadKind};
 
 /// A virtual machine in its network.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -20,6 +20,8 @@ pub(crate) struct Machine {
     pub(crate) groups: BTreeSet<ArmId>,
     /// The Azure Firewall in front.
     pub(crate) front: Option<FrontFirewall>,
+    /// True if a firewall may be in front that could not be read.
+    pub(crate) may_have_front: bool,
     /// The machine's own public address; of several, the first.
     pub(crate) public: Option<IpAddr>,
     /// The addresses that load balancers translate to its ports.
@@ -59,9 +61,15 @@ impl Machine {
                 let public = address.public.as_ref().and_then(|public| network.public.get(public));
                 machine.public = machine.public.or(public.copied());
                 let routes = subnet.and_then(|subnet| network.routes.get(subnet.routes.as_ref()?));
-                if let Some(appliance) = routes.and_then(|routes| routes.appliance) {
-                    machine.front = machine.front.take().or_else(|| front(network, appliance));
-                }
+                let is_front_unread = || network.unread.iter().any(|part| part.kind == UnreadKind::Front);
+                let appliance = routes.and_then(|routes| routes.appliance);
+                let found = appliance.and_then(|appliance| front(network, appliance));
+                let has_routes = subnet.is_some_and(|subnet| subnet.routes.is_some());
+                machine.may_have_front |= has_routes
+                    && found.is_none()
+                    && (appliance.is_some() || routes.is_none())
+                    && is_front_unread();
+                machine.front = machine.front.take().or(found);
                 for forward in address.forwards.iter().filter_map(|id| network.forwards.get(id)) {
                     let protocols =
                         forward.protocol.map_or(vec![Protocol::Tcp, Protocol::Udp], |one| vec![one]);

@@ -8,6 +8,7 @@ use std::ops::RangeInclusive;
 
 use ipnet::IpNet;
 use postern_core::{ProtectedPort, Protocol, SourcePrefix};
+use postern_provider::kit::CallError;
 
 use crate::id::ArmId;
 
@@ -22,9 +23,37 @@ pub(crate) struct Network {
     pub(crate) public: BTreeMap<ArmId, IpAddr>,
     /// The translations of load balancers, by the id of the NAT rule: the public end, and the port of the machine.
     pub(crate) forwards: BTreeMap<ArmId, Forward>,
+    /// The parts that could not be read, and without which the rest has its use.
+    pub(crate) unread: Vec<UnreadPart>,
+}
+
+/// A part of a network that could not be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct UnreadPart {
+    pub(crate) kind: UnreadKind,
+    /// The part, in words.
+    pub(crate) place: String,
+    pub(crate) error: CallError,
+}
+
+/// The kinds of resource without which a machine's groups can still be judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum UnreadKind {
+    /// Firewalls and the routes to them: a firewall in front may be unknown.
+    Front,
+    /// Public addresses and load balancers: the address to connect to may be unknown.
+    Reach,
 }
 
 impl Network {
+    /// Records a part that could not be read, once.
+    pub(crate) fn lacks(&mut self, kind: UnreadKind, place: impl Into<String>, error: CallError) {
+        let part = UnreadPart { kind, place: place.into(), error };
+        if !self.unread.iter().any(|known| known.place == part.place) {
+            self.unread.push(part);
+        }
+    }
+
     /// The public addresses that interfaces have of their own.
     pub(crate) fn public_of_interfaces(&self) -> BTreeSet<ArmId> {
         let addresses = self.interfaces.iter().flat_map(|interface| &interface.addresses);

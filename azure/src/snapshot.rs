@@ -5,13 +5,13 @@ use std::net::{IpAddr, SocketAddr};
 
 use postern_core::plan::LayerWindow;
 use postern_core::{ProtectedPort, SourcePrefix, TargetId};
-use postern_provider::{Drift, Observation, Reach, Stray};
+use postern_provider::{CloudError, Drift, Observation, Reach, Stray};
 
 use crate::id::ArmId;
 use crate::machine::Machine;
 use crate::names::{self, AllowName, Content, DenyName, Family, Key, RuleName};
 use crate::network::{
-    Firewall, NatRule, Network, Nsg, NsgRule, RulePeer, RuleProtocol, RuleState, exposures,
+    Firewall, NatRule, Network, Nsg, NsgRule, RulePeer, RuleProtocol, RuleState, UnreadKind, exposures,
 };
 use crate::settings::Flush;
 
@@ -21,6 +21,8 @@ pub(crate) struct MachineSnapshot {
     pub(crate) machine: Machine,
     pub(crate) groups: BTreeMap<ArmId, Nsg>,
     pub(crate) firewall: Option<Firewall>,
+    /// The reason that a firewall in front may be unknown.
+    pub(crate) unread: Option<CloudError>,
 }
 
 impl MachineSnapshot {
@@ -41,7 +43,9 @@ impl MachineSnapshot {
         });
         let groups = network.groups.iter().filter(|(id, _)| machine.groups.contains(id) || concerns(id));
         let groups = groups.map(|(id, group)| (id.clone(), group.clone())).collect();
-        Self { machine, groups, firewall }
+        let unread = network.unread.iter().find(|part| part.kind == UnreadKind::Front);
+        let unread = unread.filter(|_| machine.may_have_front).map(|part| part.error.clone().into());
+        Self { machine, groups, firewall, unread }
     }
 
     pub(crate) fn view<'a>(
@@ -52,6 +56,22 @@ impl MachineSnapshot {
     ) -> MachineView<'a> {
         let (machine, groups, firewall) = (&self.machine, &self.groups, self.firewall.as_ref());
         MachineView { target, deployment, machine, groups, firewall, locked_rules }
+    }
+
+    /// Checks that the rules of windows can be judged.
+    ///
+    /// # Errors
+    /// A group holds a rule that only the firewall in front explains, and that could not be read: it is the rule of a window
+    /// through the firewall, or one that another principal edited.
+    pub(crate) fn check_read(&self, target: &TargetId, deployment: &str) -> Result<(), CloudError> {
+        let nothing = LockedRules::default();
+        let strays = self.view(target, deployment, &nothing).strays();
+        let is_window =
+            |(_, name): &(ArmId, String)| RuleName::read(name).and_then(RuleName::allow).is_some();
+        match &self.unread {
+            Some(error) if strays.iter().any(is_window) => Err(error.clone()),
+            Some(_) | None => Ok(()),
+        }
     }
 }
 
@@ -327,8 +347,14 @@ impl<'a> MachineView<'a> {
         by_groups.chain(by_firewall).collect()
     }
 
-    /// Returns the state that Azure holds for the machine.
+    /// Returns the state that Azure holds for the machine. A write of a whole group that is under way is no difference: Azure
+    /// shows every rule as being updated then.
     pub(crate) fn observation(&self, flush: Flush) -> Observation {
+        let groups = self.groups.iter().map(|(id, group)| (id.clone(), group.once_settled())).collect();
+        MachineView { groups: &groups, ..*self }.settled_observation(flush)
+    }
+
+    fn settled_observation(&self, flush: Flush) -> Observation {
         let windows = |held: Vec<AllowRule>| {
             let settled = held.into_iter().filter(|held| held.is_settled);
             settled.flat_map(|held| held.windows).collect::<BTreeSet<_>>()
@@ -394,13 +420,8 @@ impl<'a> MachineView<'a> {
         mapped.collect()
     }
 
-    /// Finds what differs from the state that Postern left. A write of a whole group that is under way is no difference.
+    /// Finds what differs from the state that Postern left.
     fn drift(&self, flush: Flush) -> Vec<Drift> {
-        let groups = self.groups.iter().map(|(id, group)| (id.clone(), group.once_settled())).collect();
-        MachineView { groups: &groups, ..*self }.settled_drift(flush)
-    }
-
-    fn settled_drift(&self, flush: Flush) -> Vec<Drift> {
         let mut drift = Vec::new();
         let mut found = |what: String, repairable| drift.push(Drift { what, repairable });
         if self.is_releasing() {

@@ -14,4 +14,5 @@ mod firewall;
 mod lockdown;
 mod replicas;
 mod states;
+mod unread;
 mod world;

@@ -67,11 +67,14 @@ async fn i1_a_lockdown_whose_write_fails_is_not_done_and_goes_on() {
 async fn a_write_of_a_whole_group_that_is_under_way_is_no_drift() {
     let world = DoubleWorld::new().await;
     world.lock(1).await;
+    let window = world.window(1, 1, "tcp/22", ALICE);
+    world.open(&window).await;
     world.sim.set_state(&world.lab.nsg_id("nsg-subnet"), "", "Updating");
     let sweep = world.azure.sweep().await;
     let held = sweep.sightings.iter().find(|it| it.target == world.target(1)).unwrap().held.as_ref();
     assert_eq!(held.unwrap().drift, []);
-    assert_eq!(world.observe(1).await.drift, []);
+    let observed = world.observe(1).await;
+    assert_eq!((observed.drift, observed.windows), (vec![], [window].into()));
     assert!(!world.health(1).await.0, "and it proves nothing");
 }
 
