@@ -215,7 +215,7 @@ impl RulePeer {
     }
 
     /// Reports whether this peer includes every address of the other.
-    fn covers(&self, other: &Self) -> bool {
+    pub(crate) fn covers(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Any, _) => true,
             (Self::Net(net), Self::Net(other)) => net.contains(other),
@@ -375,22 +375,6 @@ impl Nsg {
             }
         }
         admitted
-    }
-
-    /// The rule that denies all of a source before a rule of this priority allows it, if there is one.
-    pub(crate) fn obstacle(
-        &self,
-        door: &Door,
-        port: ProtectedPort,
-        source: &RulePeer,
-        priority: u16,
-    ) -> Option<&NsgRule> {
-        self.rules.iter().take_while(|rule| rule.priority < priority).find(|rule| {
-            !rule.allows
-                && rule.traffic.any_source_port
-                && rule.traffic.concerns(door, port)
-                && rule.traffic.sources.iter().any(|denied| denied.covers(source))
-        })
     }
 
     /// The rule of this name. Names are compared without case.

@@ -127,7 +127,7 @@ pub(crate) struct AllowRule {
     pub(crate) name: String,
     pub(crate) allow: AllowName,
     pub(crate) windows: BTreeSet<LayerWindow>,
-    /// True if Azure says that it is in force.
+    /// True if Azure says that it is in force, and no rule before it may deny what it allows.
     pub(crate) is_settled: bool,
 }
 
@@ -155,7 +155,8 @@ impl<'a> MachineView<'a> {
             let allow = name.allow()?;
             // A rule of a window behind a rule that shuts ports opens nothing.
             let windows = self.windows_of(rule, &allow).filter(|_| rule.priority < shut)?;
-            Some(AllowRule { name: rule.name.clone(), allow, windows, is_settled: rule.is_in_force() })
+            let is_settled = rule.is_in_force() && self.obstacle_of(group, rule).is_none();
+            Some(AllowRule { name: rule.name.clone(), allow, windows, is_settled })
         };
         self.managed_rules(group).filter_map(held).collect()
     }
@@ -462,6 +463,14 @@ impl<'a> MachineView<'a> {
                 None => found(format!("no rule of {name} shuts {ports}"), true),
             }
         }
+        for group in self.on_the_way() {
+            for (rule, _) in self.managed_rules(group).filter(|(_, name)| name.clone().allow().is_some()) {
+                if let Some(obstacle) = self.obstacle_of(group, rule) {
+                    let (group, rule) = (group.id.name(), &rule.name);
+                    found(format!("{obstacle} of {group} before the window's rule {rule}"), false);
+                }
+            }
+        }
         for (group, rule) in self.unmoved() {
             found(
                 format!("rule {} of {} is not yet moved behind Postern's", rule.name, group.id.name()),
@@ -513,7 +522,7 @@ pub(crate) fn notes<'a>(
 }
 
 /// The content of a rule; none where Postern never writes such a rule.
-fn content(rule: &NsgRule) -> Option<Content> {
+pub(crate) fn content(rule: &NsgRule) -> Option<Content> {
     let RuleProtocol::One(protocol) = rule.traffic.protocol else { return None };
     let ports = rule
         .traffic

@@ -354,7 +354,9 @@ fn after_a_conflict_a_window_goes_to_a_priority_of_its_own() {
     let one = Subject::new(1, &groups);
     let locked = apply(&groups, &one.lock(&groups, &ssh(), false).unwrap());
     let (view, group) = (one.view(&locked), &locked[&id("nsg-nic")]);
-    let at = |name: &str, tries| window_priority(&view, group, &Priorities::default(), name, tries).unwrap();
+    let at = |name: &str, tries| {
+        window_priority(&view, group, &Priorities::default(), (name, tries), None).unwrap()
+    };
     assert_eq!((at("a", 0), at("b", 0)), (100, 100));
     let places: BTreeSet<u16> = (0..20).map(|at_once| at(&format!("postern-{at_once}"), 1)).collect();
     assert!(places.len() > 15 && places.iter().all(|it| (100..400).contains(it)), "{places:?}");

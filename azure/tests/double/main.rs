@@ -12,6 +12,7 @@ mod edited;
 mod faults;
 mod firewall;
 mod lockdown;
+mod obstacles;
 mod replicas;
 mod states;
 mod unread;
