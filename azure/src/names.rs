@@ -323,7 +323,24 @@ impl Content {
                 }
             }
         }
-        contents
+        contents.into_iter().flat_map(Self::disjoint).collect()
+    }
+
+    /// Splits it into contents whose sources share no address: Azure refuses a rule with prefixes that lie within each other
+    /// (`OverlappingSubnetsNotPermittedInSecurityRule`).
+    fn disjoint(self) -> Vec<Self> {
+        let mut parts: Vec<BTreeSet<SourcePrefix>> = Vec::new();
+        for source in self.sources {
+            let meets = |other: &SourcePrefix| other.covers(&source) || source.covers(other);
+            match parts.iter_mut().find(|part| !part.iter().any(meets)) {
+                Some(part) => {
+                    part.insert(source);
+                }
+                None => parts.push([source].into()),
+            }
+        }
+        let (protocol, ports) = (self.protocol, self.ports);
+        parts.into_iter().map(|sources| Self { protocol, ports: ports.clone(), sources }).collect()
     }
 }
 
