@@ -91,33 +91,40 @@ pub(crate) struct MachineView<'a> {
 
 /// The rules of Postern's that shut ports at the last read: the group, the name and the priority of each.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct LockedRules(BTreeMap<ArmId, BTreeMap<String, u16>>);
+pub(crate) struct LockedRules {
+    rules: BTreeMap<ArmId, BTreeMap<String, u16>>,
+    /// True if they stay behind the customer's rules.
+    is_behind: bool,
+}
 
 impl LockedRules {
     /// Records the rules that shut ports on the way of a machine now.
     pub(crate) fn record(&mut self, view: &MachineView<'_>) {
+        if !view.shut().is_empty() {
+            self.is_behind = view.is_behind();
+        }
         for group in view.on_the_way() {
             let good = view.denies(group).into_iter().filter(|(_, _, is_good)| *is_good);
             let good: Vec<_> = good.map(|(rule, ..)| (rule.name.clone(), rule.priority)).collect();
             if !good.is_empty() {
-                self.0.entry(group.id.clone()).or_default().extend(good);
+                self.rules.entry(group.id.clone()).or_default().extend(good);
             }
         }
     }
 
     /// The rules that a group had, with their priorities.
     pub(crate) fn of(&self, group: &ArmId) -> impl Iterator<Item = (DenyName, u16)> + '_ {
-        let rules = self.0.get(group).into_iter().flatten();
+        let rules = self.rules.get(group).into_iter().flatten();
         rules.filter_map(|(name, priority)| Some((RuleName::read(name)?.deny()?, *priority)))
     }
 
     /// The ports that were shut.
     pub(crate) fn ports(&self) -> BTreeSet<ProtectedPort> {
-        self.0.keys().flat_map(|group| self.of(group)).flat_map(|(deny, _)| deny.protected()).collect()
+        self.rules.keys().flat_map(|group| self.of(group)).flat_map(|(deny, _)| deny.protected()).collect()
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.rules.is_empty()
     }
 }
 
@@ -264,6 +271,15 @@ impl<'a> MachineView<'a> {
                 (rule, deny, is_good)
             })
             .collect()
+    }
+
+    /// Reports whether Postern's rules for the machine stay behind the customer's: no consent was given to move those.
+    pub(crate) fn is_behind(&self) -> bool {
+        let mut denies = self.groups.values().flat_map(|group| self.denies(group)).peekable();
+        match denies.peek() {
+            Some(_) => denies.all(|(rule, ..)| names::is_behind(&rule.description)),
+            None => self.locked_rules.is_behind,
+        }
     }
 
     /// Reports whether a release of the machine is under way.
@@ -495,6 +511,10 @@ impl<'a> MachineView<'a> {
     /// The customer's rules that are noted as moved and still have their old priority, each with its group, by priority: a
     /// lockdown that goes on moves them in the order in which it was planned, so that none passes another rule than planned.
     pub(crate) fn unmoved(&self) -> Vec<(&'a Nsg, &'a NsgRule)> {
+        // The notes are of other machines then.
+        if self.is_behind() {
+            return Vec::new();
+        }
         let unmoved = self.on_the_way().flat_map(|group| {
             // If Postern's rules come before it by now, there is nothing to move.
             let last = self.denies(group).iter().map(|(deny, ..)| deny.priority).max().unwrap_or(u16::MAX);

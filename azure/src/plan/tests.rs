@@ -277,6 +277,70 @@ fn i6_what_another_machine_needs_shut_stays_moved_until_that_one_is_released() {
     assert_eq!(apply(&left, &other.release(&left).unwrap()), groups);
 }
 
+/// One machine that was locked down without consent, behind a rule of the customer's at 100; and the lockdown of another one.
+fn neighbour_without_consent(rules: Vec<NsgRule>) -> (Groups, Groups, Subject, Subject) {
+    let before = with(rules);
+    let (one, two) = (Subject::new(1, &before), Subject::new(2, &before));
+    let groups = apply(&before, &two.lock(&before, &ssh(), false).unwrap());
+    (before, groups, one, two)
+}
+
+#[test]
+fn i6_a_consent_is_for_its_target_alone() {
+    let (before, groups, one, two) = neighbour_without_consent(vec![rule("ssh", 100, true, "*", "*", "22")]);
+    assert!(two.admits(&groups, "8.8.8.8", 22), "the customer's rule comes first");
+    let writes = one.lock(&groups, &ssh(), true).unwrap();
+    for stop in 0..=writes.len() {
+        let stopped = apply(&groups, &writes[..stop]);
+        assert!(two.admits(&stopped, "8.8.8.8", 22), "after {stop} of {writes:?}");
+        let resumed = resume(&two.view(&stopped), &Priorities::default()).unwrap();
+        assert_eq!(resumed, [], "a repair of the other one moves nothing");
+        if stop > 1 && !one.view(&stopped).locked().is_empty() {
+            let resumed = apply(&stopped, &resume(&one.view(&stopped), &Priorities::default()).unwrap());
+            assert!(!one.admits(&resumed, "8.8.8.8", 22) && two.admits(&resumed, "8.8.8.8", 22));
+        }
+    }
+    let both = apply(&groups, &writes);
+    assert!(!one.admits(&both, "8.8.8.8", 22));
+    assert_eq!(one.lock(&both, &ssh(), true).unwrap(), [], "it is done");
+    let released = apply(&both, &one.release(&both).unwrap());
+    assert_eq!(released, groups, "the other one is as it was");
+    assert_eq!(apply(&released, &two.release(&released).unwrap()), before);
+    let other_way = apply(&both, &two.release(&both).unwrap());
+    assert!(!one.admits(&other_way, "8.8.8.8", 22) && two.admits(&other_way, "8.8.8.8", 22));
+    assert_eq!(apply(&other_way, &one.release(&other_way).unwrap()), before);
+    // With its own consent it is shut, too, and stays so.
+    let consented = apply(&both, &two.lock(&both, &ssh(), true).unwrap());
+    assert!(!two.admits(&consented, "8.8.8.8", 22) && !one.admits(&consented, "8.8.8.8", 22));
+    let left = apply(&consented, &one.release(&consented).unwrap());
+    assert!(!two.admits(&left, "8.8.8.8", 22) && one.admits(&left, "8.8.8.8", 22));
+    assert_eq!(apply(&left, &two.release(&left).unwrap()), before);
+}
+
+#[test]
+fn i6_a_lockdown_after_a_neighbours_that_moved_a_rule_needs_no_consent_of_its_own() {
+    let before = with(vec![rule("ssh", 100, true, "*", "*", "22")]);
+    let (one, two) = (Subject::new(1, &before), Subject::new(2, &before));
+    let writes = one.lock(&before, &ssh(), true).unwrap();
+    for stop in 0..=writes.len() {
+        let stopped = apply(&before, &writes[..stop]);
+        let both = apply(&stopped, &two.lock(&stopped, &ssh(), false).unwrap());
+        assert!(two.admits(&both, "8.8.8.8", 22), "after {stop} of {writes:?}");
+        let released = apply(&both, &one.release(&both).unwrap());
+        assert!(two.admits(&released, "8.8.8.8", 22), "after {stop} of {writes:?}");
+        assert_eq!(apply(&released, &two.release(&released).unwrap()), before);
+    }
+}
+
+#[test]
+fn i6_a_move_that_would_shut_a_neighbour_without_consent_is_refused_by_its_name() {
+    // No room between the customer's rule and the neighbour's.
+    let full = (100..400).map(|at| rule(&format!("customer-{at}"), at, true, "192.0.2.7", "*", "22"));
+    let (_, groups, one, _) = neighbour_without_consent(full.collect());
+    let PlanError(reason) = one.lock(&groups, &ssh(), true).unwrap_err();
+    assert!(reason.contains("without shutting g/vm-2") && reason.contains("--accept precedence"), "{reason}");
+}
+
 #[test]
 fn i6_a_rule_that_is_moved_twice_goes_back_to_where_it_was_at_first() {
     let before = with(vec![rule("ssh", 100, true, "*", "*", "22")]);
@@ -473,6 +537,22 @@ proptest! {
         }
         let released = apply(&stopped, &subject.release(&stopped).unwrap());
         prop_assert_eq!(&released, &groups);
+    }
+
+    #[test]
+    fn i6_a_lockdown_and_its_release_change_no_neighbour(groups in groups(), first in any::<bool>(), stop in 0usize..12) {
+        let (subject, neighbour) = (Subject::new(4, &groups), Subject::new(5, &groups));
+        let Ok(writes) = neighbour.lock(&groups, &ssh_and_rdp(), false) else { return Ok(()) };
+        let groups = apply(&groups, &writes);
+        let Ok(writes) = subject.lock(&groups, &ssh_and_rdp(), first) else { return Ok(()) };
+        let before = neighbour.verdicts(&groups);
+        let stopped = apply(&groups, &writes[..stop.min(writes.len())]);
+        prop_assert_eq!(&before, &neighbour.verdicts(&stopped));
+        prop_assert_eq!(resume(&neighbour.view(&stopped), &Priorities::default()).unwrap(), vec![]);
+        let locked = apply(&groups, &writes);
+        prop_assert!(!first || subject.verdicts(&locked).iter().all(|(_, port, open)| !open || *port == 443));
+        prop_assert_eq!(&apply(&stopped, &subject.release(&stopped).unwrap()), &groups);
+        prop_assert_eq!(&apply(&locked, &subject.release(&locked).unwrap()), &groups);
     }
 
     #[test]
