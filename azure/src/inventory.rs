@@ -4,12 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::try_join;
 use postern_core::{ProtectedPort, TargetId};
+use postern_provider::kit::CallError;
 use postern_provider::{Assessment, CloudError, Health, Sighting};
 
 use crate::id::ArmId;
 use crate::layer::Azure;
 use crate::names::{self, Key, RuleName};
-use crate::network::{Network, RulePeer, UnreadPart, exposures};
+use crate::network::{Network, RulePeer, UnreadKind, UnreadPart, exposures};
+use crate::reader::VirtualMachine;
 use crate::settings::AzureSettings;
 use crate::snapshot::{LockedRules, MachineSnapshot, MachineView};
 
@@ -127,7 +129,15 @@ pub(crate) async fn assess(
 ) -> Result<(Vec<Assessment>, Vec<UnreadPart>), CloudError> {
     let reader = azure.reader();
     let (network, machines) = try_join!(reader.subscription(subscription), reader.machines(subscription))?;
+    let mut network = network;
     let nothing = LockedRules::default();
+    for VirtualMachine { id, .. } in &machines {
+        if ArmId::new(id).and_then(|id| target(&id)).is_none() {
+            let reason = "a target's resource group and name are letters, digits and . _ - only";
+            let error = CallError::NotSent { reason: reason.to_owned() };
+            network.lacks(UnreadKind::Reach, format!("the virtual machine {id}"), error);
+        }
+    }
     let traces = traces(&network, &azure.settings);
     let nowhere = BTreeSet::new();
     let judge = |vm: ArmId| {
@@ -156,6 +166,9 @@ fn judge(view: &MachineView<'_>, management: &BTreeSet<ProtectedPort>, locked: b
         );
         return Health::NotApplicable { reason };
     }
+    if let Some(reason) = machine.unread.first().filter(|_| machine.groups.is_empty()) {
+        return Health::NotApplicable { reason: reason.clone() };
+    }
     if machine.doors.is_empty() {
         return Health::NotApplicable { reason: "it has no interface with an address".into() };
     }
@@ -172,7 +185,10 @@ fn judge(view: &MachineView<'_>, management: &BTreeSet<ProtectedPort>, locked: b
         })
         .map(|exposure| format!("{} exposed: {exposure}", exposure.port));
     let reasons: Vec<String> = by_groups.chain(through_firewall(view, management)).collect();
-    Health::of(reasons, locked)
+    match machine.gap() {
+        Some(reason) if reasons.is_empty() => Health::NotApplicable { reason },
+        Some(_) | None => Health::of(reasons, locked),
+    }
 }
 
 /// Finds rules of the firewall in front that lead to a management port which no group shuts to the firewall.

@@ -79,6 +79,9 @@ impl Azure {
                 front.firewall
             )));
         }
+        if let Some(reason) = view.machine.unread.first() {
+            return Err(CloudError::refused(format!("{target} cannot be locked down: {reason}")));
+        }
         if view.machine.groups.is_empty() {
             return Err(CloudError::refused(format!(
                 "{target} has no network security group, neither on an interface nor on a subnet; attach one first"

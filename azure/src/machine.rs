@@ -20,6 +20,8 @@ pub(crate) struct Machine {
     pub(crate) groups: BTreeSet<ArmId>,
     /// The Azure Firewall in front.
     pub(crate) front: Option<FrontFirewall>,
+    /// The parts of its network that cannot be read, in words.
+    pub(crate) unread: Vec<String>,
     /// True if a firewall may be in front that could not be read.
     pub(crate) may_have_front: bool,
     /// The machine's own public address; of several, the first.
@@ -45,6 +47,7 @@ impl Machine {
     pub(crate) fn of(network: &Network, vm: &ArmId) -> Self {
         let mut machine = Self::default();
         for interface in network.interfaces.iter().filter(|interface| interface.vm.as_ref() == Some(vm)) {
+            machine.unread.extend(interface.unread.iter().cloned());
             for address in &interface.addresses {
                 let subnet = address.subnet.as_ref().and_then(|subnet| network.subnets.get(subnet));
                 let groups: Vec<ArmId> =
@@ -52,6 +55,15 @@ impl Machine {
                         .into_iter()
                         .flatten()
                         .collect();
+                if let Some(subnet) = address.subnet.as_ref().filter(|_| subnet.is_none()) {
+                    machine.unread.push(format!("Azure does not show its subnet {}", subnet.name()));
+                }
+                for group in groups.iter().filter(|group| !network.groups.contains_key(group)) {
+                    let reason = format!("Azure does not show its network security group {}", group.name());
+                    if !machine.unread.contains(&reason) {
+                        machine.unread.push(reason);
+                    }
+                }
                 machine.groups.extend(groups.iter().cloned());
                 machine.doors.push(Door {
                     ip: address.ip,
@@ -84,6 +96,15 @@ impl Machine {
             }
         }
         machine
+    }
+
+    /// The reason that the machine cannot be judged or shut as a whole, if there is one.
+    pub(crate) fn gap(&self) -> Option<String> {
+        let unguarded = || {
+            let door = self.doors.iter().find(|door| door.groups.is_empty())?;
+            Some(format!("its address {} is behind no network security group", door.ip))
+        };
+        self.unread.first().cloned().or_else(unguarded)
     }
 
     /// The machine's addresses of a family.

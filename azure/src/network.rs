@@ -67,6 +67,8 @@ pub(crate) struct Nic {
     pub(crate) vm: Option<ArmId>,
     pub(crate) group: Option<ArmId>,
     pub(crate) addresses: Vec<Address>,
+    /// The parts that cannot be read, in words.
+    pub(crate) unread: Vec<String>,
 }
 
 /// An IP configuration of an interface.

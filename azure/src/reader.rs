@@ -59,6 +59,11 @@ impl Reader<'_> {
         let ids: Vec<ArmId> = profile.interfaces.iter().filter_map(|it| ArmId::new(&it.id)).collect();
         let interfaces = join_all(ids.iter().map(|id| self.interface(id))).await;
         let mut network = Network::default();
+        for Reference { id } in profile.interfaces.iter().filter(|it| ArmId::new(&it.id).is_none()) {
+            let unread = vec![format!("the id of one of its interfaces cannot be read: {id:?}")];
+            let vm = Some(vm.clone());
+            network.interfaces.push(Nic { vm, group: None, addresses: Vec::new(), unread });
+        }
         for interface in interfaces {
             // An interface that was deleted a moment ago is on no way.
             let Some(mut interface) = interface? else { continue };

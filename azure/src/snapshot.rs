@@ -494,6 +494,9 @@ impl<'a> MachineView<'a> {
             );
         }
         if !locked.is_empty() {
+            if let Some(reason) = self.machine.gap() {
+                found(format!("not locked: {reason}"), false);
+            }
             for open in self.still_open(&locked) {
                 found(format!("not locked: {open}"), false);
             }

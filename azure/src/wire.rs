@@ -133,11 +133,27 @@ pub(crate) fn ports(text: &str) -> Option<RangeInclusive<u16>> {
 /// A network interface.
 pub(crate) fn interface(interface: &azure::NetworkInterface) -> Option<Nic> {
     let properties = interface.properties.as_ref()?;
-    let addresses = properties.ip_configurations.iter().filter_map(|configuration| {
-        let properties = configuration.properties.as_ref()?;
-        Some(Address {
-            ip: properties.private_ip_address.as_ref()?.parse().ok()?,
-            subnet: properties.subnet.as_ref().and_then(|subnet| id(subnet.sub_resource.id.as_ref())),
+    let name = interface.resource.name.as_deref().unwrap_or_default();
+    let (mut addresses, mut unread) = (Vec::new(), Vec::new());
+    for properties in properties.ip_configurations.iter().filter_map(|it| it.properties.as_ref()) {
+        // An address that Azure has not assigned yet lets nothing in.
+        let Some(text) = properties.private_ip_address.as_ref().filter(|text| !text.is_empty()) else {
+            continue;
+        };
+        let subnet_id = properties.subnet.as_ref().and_then(|subnet| subnet.sub_resource.id.as_ref());
+        let subnet = id(subnet_id);
+        let Ok(ip) = text.parse() else {
+            unread.push(format!(
+                "its interface {name} has {text:?} as its address: Postern handles single addresses, and no blocks"
+            ));
+            continue;
+        };
+        if let Some(text) = subnet_id.filter(|_| subnet.is_none()) {
+            unread.push(format!("the id of the subnet of its interface {name} cannot be read: {text:?}"));
+        }
+        addresses.push(Address {
+            ip,
+            subnet,
             application_groups: properties
                 .application_security_groups
                 .iter()
@@ -149,13 +165,14 @@ pub(crate) fn interface(interface: &azure::NetworkInterface) -> Option<Nic> {
                 .filter_map(|rule| id(rule.sub_resource.id.as_ref()))
                 .collect(),
             public: properties.public_ip_address.as_ref().and_then(|public| resource_id(&public.resource)),
-        })
-    });
-    Some(Nic {
-        vm: sub(properties.virtual_machine.as_ref()),
-        group: properties.network_security_group.as_ref().and_then(|group| resource_id(&group.resource)),
-        addresses: addresses.collect(),
-    })
+        });
+    }
+    let group = properties.network_security_group.as_ref();
+    let group_id = group.and_then(|group| resource_id(&group.resource));
+    if group.is_some() && group_id.is_none() {
+        unread.push(format!("the id of the network security group of its interface {name} cannot be read"));
+    }
+    Some(Nic { vm: sub(properties.virtual_machine.as_ref()), group: group_id, addresses, unread })
 }
 
 /// A subnet.

@@ -15,5 +15,6 @@ mod lockdown;
 mod obstacles;
 mod replicas;
 mod states;
+mod unjudged;
 mod unread;
 mod world;

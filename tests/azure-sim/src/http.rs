@@ -47,7 +47,7 @@ impl SimRequest {
         let query = parts.uri.query().unwrap_or_default().as_bytes();
         Self {
             method: parts.method.clone(),
-            path: parts.uri.path().to_owned(),
+            path: decoded(parts.uri.path()),
             query: form_urlencoded::parse(query).into_owned().collect(),
             headers: parts.headers.clone(),
             body,
@@ -62,6 +62,21 @@ impl SimRequest {
     fn host(&self) -> &str {
         self.header("host").unwrap_or_default()
     }
+}
+
+/// A path with its escaped bytes, as the letters of a resource group's name arrive (RFC 3986, section 2.1).
+fn decoded(path: &str) -> String {
+    let mut bytes = Vec::new();
+    let mut parts = path.split('%');
+    bytes.extend(parts.next().unwrap_or_default().bytes());
+    for part in parts {
+        let byte = part.get(..2).and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        match byte {
+            Some(byte) => bytes.extend([byte].into_iter().chain(part.bytes().skip(2))),
+            None => bytes.extend(b"%".iter().copied().chain(part.bytes())),
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// The mark of an answer in whose place the connection is cut on purpose.
