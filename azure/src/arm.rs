@@ -37,8 +37,8 @@ pub(crate) const AUTHORIZATION_API: &str = "2022-04-01";
 
 /// The time that an operation is followed: a firewall takes five minutes for each, and one may be under way already.
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(900);
-/// The delay before the first poll of an operation, whatever Azure asks for: a user waits for the port. Each delay is twice
-/// the one before, up to what Azure asks for.
+/// The delay before the first poll of an operation, where Azure asks for none: a user waits for the port. Each delay is twice
+/// the one before.
 const FIRST_POLL_DELAY: Duration = Duration::from_millis(20);
 /// The longest delay between polls, where Azure asks for none.
 const MAX_POLL_DELAY: Duration = Duration::from_secs(2);
@@ -68,6 +68,46 @@ struct ListPage {
     value: Vec<Value>,
     #[serde(default, rename = "nextLink")]
     next_link: Option<String>,
+}
+
+/// An answer that is no error.
+struct Reply {
+    status: StatusCode,
+    headers: Headers,
+    body: Bytes,
+}
+
+/// The place where an operation is followed (azure-resource-manager-rpc, "Asynchronous operations").
+enum OperationPlace {
+    /// The URL of `Azure-AsyncOperation`: it answers with the state of the operation.
+    State(Url),
+    /// The URL of `Location`: it answers with 202 until the operation is done, and then with its result.
+    Result(Url),
+    /// The resource that was written: it says itself when it is done.
+    Resource(Url),
+    /// The group of a rule that was deleted: it is done when neither the rule nor a change is there any more.
+    Group(Url, String),
+}
+
+/// The fields of a resource that say whether its last write is done.
+#[derive(Default, Deserialize)]
+struct WrittenResource {
+    #[serde(default)]
+    properties: WrittenProperties,
+}
+
+#[derive(Default, Deserialize)]
+struct WrittenProperties {
+    #[serde(default, rename = "provisioningState")]
+    state: Option<String>,
+    #[serde(default, rename = "securityRules")]
+    rules: Vec<NamedRule>,
+}
+
+#[derive(Deserialize)]
+struct NamedRule {
+    #[serde(default)]
+    name: String,
 }
 
 /// The state of an operation (Microsoft Learn, "Track asynchronous Azure operations").
@@ -117,16 +157,16 @@ impl Arm {
     /// Reads a resource, or any other path.
     pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str, version: &str) -> Result<T, CallError> {
         let call = format!("GET {path}");
-        let (_, body) =
-            self.send(&call, Method::Get, self.url(path, version, &call)?, None, None, &Bearer::Own).await?;
-        read(&call, &body)
+        let url = self.url(path, version, &call)?;
+        let reply = self.send(&call, Method::Get, url, None, None, &Bearer::Own).await?;
+        read(&call, &reply.body)
     }
 
     /// Reads a resource as it came, byte for byte.
     pub(crate) async fn get_raw(&self, id: &ArmId, version: &str) -> Result<Bytes, CallError> {
         let call = format!("GET {id}");
         let url = self.url(id.as_str(), version, &call)?;
-        Ok(self.send(&call, Method::Get, url, None, None, &Bearer::Own).await?.1)
+        Ok(self.send(&call, Method::Get, url, None, None, &Bearer::Own).await?.body)
     }
 
     /// Reads a path with a caller's own token.
@@ -138,8 +178,8 @@ impl Arm {
     ) -> Result<T, CallError> {
         let call = format!("GET {path} for the caller");
         let url = self.url(path, version, &call)?;
-        let (_, body) = self.send(&call, Method::Get, url, None, None, &Bearer::Of(caller)).await?;
-        read(&call, &body)
+        let reply = self.send(&call, Method::Get, url, None, None, &Bearer::Of(caller)).await?;
+        read(&call, &reply.body)
     }
 
     /// Lists every resource of a kind, page after page. A resource that cannot be read is left out and logged: it must not
@@ -172,8 +212,8 @@ impl Arm {
         let mut url = self.url(path, version, call)?;
         let mut items = Vec::new();
         for _ in 0..MAX_PAGES {
-            let (_, body) = self.send(call, Method::Get, url, None, None, bearer).await?;
-            let page: ListPage = read(call, &body)?;
+            let reply = self.send(call, Method::Get, url, None, None, bearer).await?;
+            let page: ListPage = read(call, &reply.body)?;
             for item in page.value {
                 let id = item.get("id").and_then(Value::as_str).unwrap_or_default().to_owned();
                 match serde_json::from_value(item) {
@@ -203,7 +243,9 @@ impl Arm {
             .send()
             .await;
         let answer = sent.map_err(|error| call_error(&call, &error))?;
-        self.follow(&call, answer.as_raw_response().headers().clone()).await
+        let resource = self.url(&format!("{group}/securityRules/{name}"), NETWORK, &call)?;
+        let reply = reply(&call, answer.into_raw_response()).await?;
+        self.follow(&call, OperationPlace::Resource(resource), reply).await
     }
 
     /// Deletes one security rule, and waits until it is out of force. A rule that does not exist counts as deleted.
@@ -212,7 +254,11 @@ impl Arm {
         let rules = self.network.security_rules_client();
         let sent = rules.delete(group.group(), group.name(), name, group.subscription()).send().await;
         match sent.map_err(|error| call_error(&call, &error)) {
-            Ok(answer) => self.follow(&call, answer.as_raw_response().headers().clone()).await,
+            Ok(answer) => {
+                let group = self.url(group.as_str(), NETWORK, &call)?;
+                let reply = reply(&call, answer.into_raw_response()).await?;
+                self.follow(&call, OperationPlace::Group(group, name.to_owned()), reply).await
+            }
             Err(error) if error.is_not_found() => Ok(()),
             Err(error) => Err(error),
         }
@@ -228,31 +274,65 @@ impl Arm {
     ) -> Result<(), CallError> {
         let call = format!("PUT {path}");
         let url = self.url(path, version, &call)?;
-        let (headers, _) = self.send(&call, Method::Put, url, Some(body), etag, &Bearer::Own).await?;
-        self.follow(&call, headers).await
+        let reply = self.send(&call, Method::Put, url.clone(), Some(body), etag, &Bearer::Own).await?;
+        self.follow(&call, OperationPlace::Resource(url), reply).await
     }
 
-    /// Waits until an operation is done, if an answer says that there is one.
-    async fn follow(&self, call: &str, headers: Headers) -> Result<(), CallError> {
-        let place = |name| headers.get_optional_str(&HeaderName::from_static(name));
-        let Some(place) = place("azure-asyncoperation").or_else(|| place("location")) else { return Ok(()) };
-        let url = link(call, place)?;
+    /// Waits until the operation of an answer is done. Where the answer names no place to follow it, `written` shows its end.
+    async fn follow(&self, call: &str, written: OperationPlace, reply: Reply) -> Result<(), CallError> {
+        let header = |name| reply.headers.get_optional_str(&HeaderName::from_static(name));
+        let place = match (header("azure-asyncoperation"), header("location")) {
+            (Some(url), _) => OperationPlace::State(link(call, url)?),
+            (None, Some(url)) => OperationPlace::Result(link(call, url)?),
+            (None, None) if reply.status == StatusCode::Accepted || !is_written(call, &reply.body)? => {
+                written
+            }
+            (None, None) => return Ok(()),
+        };
         let deadline = clock::instant() + OPERATION_TIMEOUT;
-        let mut most = retry_after(&headers).unwrap_or(MAX_POLL_DELAY);
-        let mut polls = Backoff { first: FIRST_POLL_DELAY, longest: OPERATION_TIMEOUT }.polls();
+        let mut asked = retry_after(&reply.headers);
+        let mut polls = Backoff { first: FIRST_POLL_DELAY, longest: MAX_POLL_DELAY }.endless();
         loop {
-            let wait = polls.next().unwrap_or(most);
-            tokio::time::sleep(wait.min(most.max(FIRST_POLL_DELAY))).await;
-            let (headers, body) = self.send(call, Method::Get, url.clone(), None, None, &Bearer::Own).await?;
-            match state(call, &body)? {
-                Some(()) => return Ok(()),
-                None if clock::instant() > deadline => {
+            // A poll before the delay that Azure asks for counts against the rate, and may be refused.
+            let wait = polls.next().unwrap_or(MAX_POLL_DELAY).max(asked.unwrap_or_default());
+            tokio::time::sleep(wait).await;
+            match self.poll(call, &place).await? {
+                None => return Ok(()),
+                Some(_) if clock::instant() > deadline => {
                     let reason = format!("the operation was not done in {} s", OPERATION_TIMEOUT.as_secs());
                     return Err(CallError::no_answer(call, reason));
                 }
-                None => most = retry_after(&headers).unwrap_or(most),
+                Some(headers) => asked = retry_after(&headers).or(asked),
             }
         }
+    }
+
+    /// Asks whether an operation is done: none where it is, or else the headers of the answer.
+    async fn poll(&self, call: &str, place: &OperationPlace) -> Result<Option<Headers>, CallError> {
+        let (OperationPlace::State(url)
+        | OperationPlace::Result(url)
+        | OperationPlace::Resource(url)
+        | OperationPlace::Group(url, _)) = place;
+        let polled = self.send(call, Method::Get, url.clone(), None, None, &Bearer::Own).await;
+        let reply = match (polled, place) {
+            // A group that is gone holds no rule.
+            (Err(error), OperationPlace::Group(..)) if error.is_not_found() => return Ok(None),
+            (polled, _) => polled?,
+        };
+        let is_done = match place {
+            _ if reply.status == StatusCode::Accepted => false,
+            OperationPlace::State(_) => state(call, &reply.body)?,
+            OperationPlace::Result(_) | OperationPlace::Resource(_) => is_written(call, &reply.body)?,
+            OperationPlace::Group(_, rule) => {
+                let group: WrittenResource = read(call, &reply.body)?;
+                let is_there = group.properties.rules.iter().any(|it| it.name.eq_ignore_ascii_case(rule));
+                if is_written(call, &reply.body)? && is_there {
+                    return Err(CallError::no_answer(call, "the rule is still there"));
+                }
+                is_written(call, &reply.body)?
+            }
+        };
+        Ok((!is_done).then_some(reply.headers))
     }
 
     async fn send(
@@ -263,7 +343,7 @@ impl Arm {
         body: Option<Bytes>,
         etag: Option<&str>,
         bearer: &Bearer<'_>,
-    ) -> Result<(Headers, Bytes), CallError> {
+    ) -> Result<Reply, CallError> {
         let failed = |error: azure_core::Error| call_error(call, &error);
         let mut request = Request::new(url, method);
         let token = match bearer {
@@ -288,8 +368,7 @@ impl Arm {
             // Entra revoked the token before its end: the next call asks for a new one.
             self.credential.clear_cache().await.map_err(failed)?;
         }
-        let (_, headers, body) = sent.map_err(failed)?.deconstruct();
-        Ok((headers, body.collect().await.map_err(failed)?))
+        reply(call, sent.map_err(failed)?).await
     }
 
     fn url(&self, path: &str, version: &str, call: &str) -> Result<Url, CallError> {
@@ -300,19 +379,36 @@ impl Arm {
     }
 }
 
-/// Reports whether an operation is done.
-fn state(call: &str, body: &[u8]) -> Result<Option<()>, CallError> {
-    // The URL of a change without a status of its own answers with the changed resource, or with nothing.
-    let Ok(operation) = serde_json::from_slice::<Operation>(body) else { return Ok(Some(())) };
-    match operation.status.as_str() {
-        "Succeeded" => Ok(Some(())),
-        "Failed" | "Canceled" => {
-            let OperationError { code, message } = operation.error.unwrap_or_default();
-            let code = if code.is_empty() { operation.status } else { code };
+/// Reports whether an operation is done, by the answer that tells its state.
+fn state(call: &str, body: &[u8]) -> Result<bool, CallError> {
+    // Such an URL may answer with the changed resource, or with nothing.
+    let Ok(operation) = serde_json::from_slice::<Operation>(body) else { return is_written(call, body) };
+    let OperationError { code, message } = operation.error.unwrap_or_default();
+    is_final(call, operation.status, code, message)
+}
+
+/// Reports whether the last write of a resource is done, as the resource itself says. An answer without a state is final.
+fn is_written(call: &str, body: &[u8]) -> Result<bool, CallError> {
+    let resource = serde_json::from_slice::<WrittenResource>(body).unwrap_or_default();
+    resource.properties.state.map_or(Ok(true), |state| is_final(call, state, String::new(), String::new()))
+}
+
+/// Reports whether a state is final; one that is no success is an error.
+fn is_final(call: &str, state: String, code: String, message: String) -> Result<bool, CallError> {
+    match state.to_ascii_lowercase().as_str() {
+        "succeeded" => Ok(true),
+        "failed" | "canceled" => {
+            let code = if code.is_empty() { state } else { code };
             Err(answered(call, 200, code, message))
         }
-        _ => Ok(None),
+        _ => Ok(false),
     }
+}
+
+async fn reply(call: &str, answer: azure_core::Response) -> Result<Reply, CallError> {
+    let (status, headers, body) = answer.deconstruct();
+    let body = body.collect().await.map_err(|error| call_error(call, &error))?;
+    Ok(Reply { status, headers, body })
 }
 
 fn read<T: DeserializeOwned>(call: &str, body: &[u8]) -> Result<T, CallError> {

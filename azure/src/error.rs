@@ -55,6 +55,12 @@ fn class(status: u16, code: &str) -> ErrorClass {
         (429, _) => ErrorClass::Throttled,
         (408 | 409 | 412 | 500.., _) => ErrorClass::Unavailable,
         (_, code) if code.contains("InternalServerError") => ErrorClass::Unavailable,
+        // An operation that ended so, without a code of its own.
+        (200, "Failed" | "Canceled") => ErrorClass::Unavailable,
+        // Another resource is still being written, as the message says which.
+        (_, "ReferencedResourceNotProvisioned" | "OperationNotAllowedDueToProvisioningState") => {
+            ErrorClass::Unavailable
+        }
         (403, _) => ErrorClass::Denied,
         (_, _) => ErrorClass::Refused,
     }
@@ -133,6 +139,8 @@ mod tests {
             (412, "PreconditionFailed"),
             (429, "TooManyRequests"),
             (503, "ServerTimeout"),
+            (400, "ReferencedResourceNotProvisioned"),
+            (200, "Failed"),
             (400, "SecurityRuleConflict"),
         ] {
             assert!(

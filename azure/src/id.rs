@@ -10,12 +10,15 @@ pub(crate) struct ArmId(String);
 impl ArmId {
     /// Reads an id in any letter case; none where the text is no such id, or holds a character that would change the path.
     pub(crate) fn new(text: &str) -> Option<Self> {
-        let lower = text.to_ascii_lowercase();
+        let lower = text.to_lowercase();
         let segments: Vec<&str> = lower.strip_prefix('/')?.split('/').collect();
         let is_id =
             matches!(segments[..], ["subscriptions", _, "resourcegroups", _, "providers", _, _, _, ..])
                 && segments.len().is_multiple_of(2)
-                && segments.iter().all(|segment| is_plain(segment));
+                && segments
+                    .iter()
+                    .enumerate()
+                    .all(|(at, segment)| is_plain(segment) || at == 3 && is_group(segment));
         is_id.then_some(Self(lower))
     }
 
@@ -57,6 +60,13 @@ impl fmt::Display for ArmId {
     }
 }
 
+/// Reports whether a segment is the name of a resource group, which may have letters and digits of any script.
+fn is_group(segment: &str) -> bool {
+    !matches!(segment, "" | "." | "..")
+        && segment.len() <= 260
+        && segment.chars().all(|letter| letter.is_alphanumeric() || "._-()".contains(letter))
+}
+
 /// Reports whether a segment is letters, digits and `. _ - ( )`, and no step in a path (Microsoft Learn, "Naming rules and
 /// restrictions for Azure resources").
 pub(crate) fn is_plain(segment: &str) -> bool {
@@ -75,6 +85,18 @@ mod tests {
         let id = ArmId::new(text).unwrap();
         assert_eq!(Some(&id), ArmId::new(&text.to_ascii_uppercase()).as_ref());
         assert_eq!((id.subscription(), id.group(), id.name()), ("s", "my_rg(1)", "a.b"));
+    }
+
+    #[test]
+    fn resource_groups_have_letters_of_any_script() {
+        let text = |group: &str| {
+            format!("/subscriptions/s/resourceGroups/{group}/providers/Microsoft.Network/networkInterfaces/n")
+        };
+        let id = ArmId::new(&text("Größe_(1)")).unwrap();
+        assert_eq!((id.group(), Some(&id)), ("größe_(1)", ArmId::new(&text("GRÖßE_(1)")).as_ref()));
+        for bad in ["a b", "a/b", "a%2fb", "..", "", "a?b", "\u{2028}"] {
+            assert!(ArmId::new(&text(bad)).is_none(), "{bad}");
+        }
     }
 
     #[test]

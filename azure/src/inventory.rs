@@ -4,12 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::try_join;
 use postern_core::{ProtectedPort, TargetId};
+use postern_provider::kit::CallError;
 use postern_provider::{Assessment, CloudError, Health, Sighting};
 
 use crate::id::ArmId;
 use crate::layer::Azure;
 use crate::names::{self, Key, RuleName};
-use crate::network::{Network, RulePeer, exposures};
+use crate::network::{Network, RulePeer, UnreadKind, UnreadPart, exposures};
+use crate::reader::VirtualMachine;
 use crate::settings::AzureSettings;
 use crate::snapshot::{LockedRules, MachineSnapshot, MachineView};
 
@@ -24,6 +26,8 @@ pub(crate) struct SubscriptionSweep {
     pub(crate) sightings: Vec<Sighting>,
     /// The targets in other subscriptions: a hub's firewall holds rules for them.
     pub(crate) of_others: Vec<TargetId>,
+    /// The parts of the network that could not be read.
+    pub(crate) unread: Vec<UnreadPart>,
 }
 
 /// Finds every target that holds rules of Postern's, from the names of rules alone (I2).
@@ -31,7 +35,7 @@ pub(crate) struct SubscriptionSweep {
 /// # Errors
 /// The subscription could not be read.
 pub(crate) async fn sweep(azure: &Azure, subscription: &str) -> Result<SubscriptionSweep, CloudError> {
-    let before = azure.groups.epochs();
+    let (reading, before) = (azure.targets.start_reading(), azure.groups.epochs());
     let network = azure.reader().subscription(subscription).await?;
     azure.groups.record(&network.groups, &before);
     let deployment = &azure.settings.deployment;
@@ -56,13 +60,21 @@ pub(crate) async fn sweep(azure: &Azure, subscription: &str) -> Result<Subscript
         match (machines.get(&key), traces.named) {
             (Some((target, vm)), _) => {
                 let snapshot = MachineSnapshot::among(&network, vm, &traces.groups);
-                azure.targets.compare(target, &snapshot);
+                if !azure.targets.compare(target, &snapshot, reading) {
+                    // The target was locked, released or repaired meanwhile, and this reading may be the older one.
+                    continue;
+                }
+                if let Err(error) = snapshot.check_read(target, deployment) {
+                    tracing::warn!(%target, %error, "the sweep could not judge the windows of this target");
+                    continue;
+                }
                 let locked_rules = azure.targets.locked_rules(target);
                 let observation = snapshot
                     .view(target, deployment, &locked_rules)
                     .observation(azure.settings.flush_connection);
                 sightings.push(Sighting { target: target.clone(), held: Some(observation) });
             }
+            (None, Some(target)) if azure.targets.is_older(reading, &target) => {}
             (None, Some(target)) if is_here(&target) => sightings.push(Sighting { target, held: None }),
             (None, Some(target)) => of_others.push(target),
             (None, None) => tracing::warn!(
@@ -70,7 +82,7 @@ pub(crate) async fn sweep(azure: &Azure, subscription: &str) -> Result<Subscript
             ),
         }
     }
-    Ok(SubscriptionSweep { sightings, of_others })
+    Ok(SubscriptionSweep { sightings, of_others, unread: network.unread })
 }
 
 /// The places that hold rules of Postern's for one target.
@@ -114,10 +126,18 @@ pub(crate) async fn assess(
     azure: &Azure,
     subscription: &str,
     management: &BTreeSet<ProtectedPort>,
-) -> Result<Vec<Assessment>, CloudError> {
+) -> Result<(Vec<Assessment>, Vec<UnreadPart>), CloudError> {
     let reader = azure.reader();
     let (network, machines) = try_join!(reader.subscription(subscription), reader.machines(subscription))?;
+    let mut network = network;
     let nothing = LockedRules::default();
+    for VirtualMachine { id, .. } in &machines {
+        if ArmId::new(id).and_then(|id| target(&id)).is_none() {
+            let reason = "a target's resource group and name are letters, digits and . _ - only";
+            let error = CallError::NotSent { reason: reason.to_owned() };
+            network.lacks(UnreadKind::Reach, format!("the virtual machine {id}"), error);
+        }
+    }
     let traces = traces(&network, &azure.settings);
     let nowhere = BTreeSet::new();
     let judge = |vm: ArmId| {
@@ -130,7 +150,9 @@ pub(crate) async fn assess(
         let windows = view.observation(azure.settings.flush_connection).windows;
         Some(Assessment { name: vm.name().to_owned(), target: target.clone(), locked, windows, health })
     };
-    Ok(machines.iter().filter_map(|machine| ArmId::new(&machine.id)).filter_map(judge).collect())
+    let ids = machines.iter().filter_map(|machine| ArmId::new(&machine.id));
+    let assessments = ids.filter_map(judge).collect();
+    Ok((assessments, network.unread))
 }
 
 fn judge(view: &MachineView<'_>, management: &BTreeSet<ProtectedPort>, locked: bool) -> Health {
@@ -143,6 +165,9 @@ fn judge(view: &MachineView<'_>, management: &BTreeSet<ProtectedPort>, locked: b
             front.firewall.name()
         );
         return Health::NotApplicable { reason };
+    }
+    if let Some(reason) = machine.unread.first().filter(|_| machine.groups.is_empty()) {
+        return Health::NotApplicable { reason: reason.clone() };
     }
     if machine.doors.is_empty() {
         return Health::NotApplicable { reason: "it has no interface with an address".into() };
@@ -160,7 +185,10 @@ fn judge(view: &MachineView<'_>, management: &BTreeSet<ProtectedPort>, locked: b
         })
         .map(|exposure| format!("{} exposed: {exposure}", exposure.port));
     let reasons: Vec<String> = by_groups.chain(through_firewall(view, management)).collect();
-    Health::of(reasons, locked)
+    match machine.gap() {
+        Some(reason) if reasons.is_empty() => Health::NotApplicable { reason },
+        Some(_) | None => Health::of(reasons, locked),
+    }
 }
 
 /// Finds rules of the firewall in front that lead to a management port which no group shuts to the firewall.

@@ -83,8 +83,9 @@ impl Azure {
         if let Some(snapshot) = self.targets.snapshot(target) {
             return Ok(snapshot);
         }
+        let reading = self.targets.start_reading();
         let snapshot = Arc::new(self.read(target).await?);
-        self.targets.store(target, &snapshot);
+        self.targets.store(target, &snapshot, reading);
         Ok(snapshot)
     }
 
@@ -97,7 +98,7 @@ impl Azure {
             Ok(snapshot) => (snapshot, true),
             Err(CloudError::NotFound { .. }) => {
                 let (machine, groups) = (Machine::default(), BTreeMap::new());
-                (MachineSnapshot { machine, groups, firewall: None }, false)
+                (MachineSnapshot { machine, groups, firewall: None, unread: None }, false)
             }
             Err(error) => return Err(error),
         };

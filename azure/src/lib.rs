@@ -25,7 +25,8 @@
 //! # The modules
 //!
 //! - `reader`, `wire`, `network` and `machine` read the resources on the way to a machine; `snapshot` says what they hold.
-//! - `open_close` opens and closes windows, group by group (`groups`) and in the firewall in front (`firewall`).
+//! - `open_close` opens and closes windows, group by group (`groups`) and in the firewall in front (`firewall`); `obstacle` finds the
+//!   customer's rules that would shut one.
 //! - `plan` decides the writes of a lockdown, a release and a repair; `lockdown` carries them out.
 //! - `inventory` reads a whole subscription: the sweep and the assessment.
 //! - `arm`, `transport` and `credential` make the calls; `caller` checks a caller's own token.
@@ -48,6 +49,7 @@ mod lockdown;
 mod machine;
 mod names;
 mod network;
+mod obstacle;
 mod open_close;
 mod plan;
 mod provider;

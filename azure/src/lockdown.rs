@@ -27,6 +27,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use postern_core::TargetId;
+use postern_provider::kit::ErrorClass;
 use postern_provider::{
     CloudChange, CloudError, Concern, ConcernKind, LockdownOrder, LockdownReport, Observation,
 };
@@ -77,6 +78,9 @@ impl Azure {
                 "the firewall {} in front of {target} is managed by the policy {policy}: Postern changes only classic rules, and a window could not pass it",
                 front.firewall
             )));
+        }
+        if let Some(reason) = view.machine.unread.first() {
+            return Err(CloudError::refused(format!("{target} cannot be locked down: {reason}")));
         }
         if view.machine.groups.is_empty() {
             return Err(CloudError::refused(format!(
@@ -160,6 +164,7 @@ impl Azure {
         let (mut changes, mut taken, mut waits) = (Vec::new(), BTreeSet::new(), busy_waits());
         for _ in 0..MAX_ROUNDS {
             let (snapshot, exists) = self.read_with_all_groups(target).await?;
+            snapshot.check_read(target, &self.settings.deployment)?;
             let view = snapshot.view(target, &self.settings.deployment, &nothing);
             let Observation { windows, partial, .. } = view.observation(self.settings.flush_connection);
             // A machine that is gone has no open window.
@@ -185,6 +190,7 @@ impl Azure {
         let mut waits = busy_waits();
         for _ in 0..MAX_ROUNDS {
             let (snapshot, exists) = self.read_with_all_groups(target).await?;
+            snapshot.check_read(target, &self.settings.deployment)?;
             let locked_rules = self.targets.locked_rules(target);
             let view = snapshot.view(target, &self.settings.deployment, &locked_rules);
             if !exists || view.is_releasing() {
@@ -236,12 +242,17 @@ impl Azure {
             let rules = view.managed_nat_rules().map(|(rule, _)| rule.name.clone()).collect();
             return self.delete_nat_rules(view, rules).await;
         }
-        for firewall in self.reader().all_firewalls().await? {
+        let (firewalls, unread) = self.reader().all_firewalls().await;
+        for firewall in firewalls {
             let view = MachineView { firewall: Some(&firewall), ..*view };
             let remove = view.managed_nat_rules().map(|(rule, _)| rule.name.clone()).collect();
             self.edit_firewall(&firewall.id, FirewallEdit { remove, ..FirewallEdit::default() }).await?;
         }
-        Ok(())
+        // Firewalls that the broker may not read, it has not written: they do not hold a release up.
+        match unread.into_iter().find(|part| part.error.class() != Some(ErrorClass::Denied)) {
+            Some(part) => Err(part.error.into()),
+            None => Ok(()),
+        }
     }
 
     async fn delete_nat_rules(&self, view: &MachineView<'_>, names: Vec<String>) -> Result<(), CloudError> {

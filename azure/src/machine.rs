@@ -9,7 +9,7 @@ use postern_provider::{Reach, Translation};
 
 use crate::id::ArmId;
 use crate::names::Family;
-use crate::network::{Door, Network};
+use crate::network::{Door, Network, UnreadKind};
 
 /// A virtual machine in its network.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -20,6 +20,10 @@ pub(crate) struct Machine {
     pub(crate) groups: BTreeSet<ArmId>,
     /// The Azure Firewall in front.
     pub(crate) front: Option<FrontFirewall>,
+    /// The parts of its network that cannot be read, in words.
+    pub(crate) unread: Vec<String>,
+    /// True if a firewall may be in front that could not be read.
+    pub(crate) may_have_front: bool,
     /// The machine's own public address; of several, the first.
     pub(crate) public: Option<IpAddr>,
     /// The addresses that load balancers translate to its ports.
@@ -43,6 +47,7 @@ impl Machine {
     pub(crate) fn of(network: &Network, vm: &ArmId) -> Self {
         let mut machine = Self::default();
         for interface in network.interfaces.iter().filter(|interface| interface.vm.as_ref() == Some(vm)) {
+            machine.unread.extend(interface.unread.iter().cloned());
             for address in &interface.addresses {
                 let subnet = address.subnet.as_ref().and_then(|subnet| network.subnets.get(subnet));
                 let groups: Vec<ArmId> =
@@ -50,6 +55,15 @@ impl Machine {
                         .into_iter()
                         .flatten()
                         .collect();
+                if let Some(subnet) = address.subnet.as_ref().filter(|_| subnet.is_none()) {
+                    machine.unread.push(format!("Azure does not show its subnet {}", subnet.name()));
+                }
+                for group in groups.iter().filter(|group| !network.groups.contains_key(group)) {
+                    let reason = format!("Azure does not show its network security group {}", group.name());
+                    if !machine.unread.contains(&reason) {
+                        machine.unread.push(reason);
+                    }
+                }
                 machine.groups.extend(groups.iter().cloned());
                 machine.doors.push(Door {
                     ip: address.ip,
@@ -59,9 +73,15 @@ impl Machine {
                 let public = address.public.as_ref().and_then(|public| network.public.get(public));
                 machine.public = machine.public.or(public.copied());
                 let routes = subnet.and_then(|subnet| network.routes.get(subnet.routes.as_ref()?));
-                if let Some(appliance) = routes.and_then(|routes| routes.appliance) {
-                    machine.front = machine.front.take().or_else(|| front(network, appliance));
-                }
+                let is_front_unread = || network.unread.iter().any(|part| part.kind == UnreadKind::Front);
+                let appliance = routes.and_then(|routes| routes.appliance);
+                let found = appliance.and_then(|appliance| front(network, appliance));
+                let has_routes = subnet.is_some_and(|subnet| subnet.routes.is_some());
+                machine.may_have_front |= has_routes
+                    && found.is_none()
+                    && (appliance.is_some() || routes.is_none())
+                    && is_front_unread();
+                machine.front = machine.front.take().or(found);
                 for forward in address.forwards.iter().filter_map(|id| network.forwards.get(id)) {
                     let protocols =
                         forward.protocol.map_or(vec![Protocol::Tcp, Protocol::Udp], |one| vec![one]);
@@ -76,6 +96,15 @@ impl Machine {
             }
         }
         machine
+    }
+
+    /// The reason that the machine cannot be judged or shut as a whole, if there is one.
+    pub(crate) fn gap(&self) -> Option<String> {
+        let unguarded = || {
+            let door = self.doors.iter().find(|door| door.groups.is_empty())?;
+            Some(format!("its address {} is behind no network security group", door.ip))
+        };
+        self.unread.first().cloned().or_else(unguarded)
     }
 
     /// The machine's addresses of a family.

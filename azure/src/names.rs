@@ -323,7 +323,24 @@ impl Content {
                 }
             }
         }
-        contents
+        contents.into_iter().flat_map(Self::disjoint).collect()
+    }
+
+    /// Splits it into contents whose sources share no address: Azure refuses a rule with prefixes that lie within each other
+    /// (`OverlappingSubnetsNotPermittedInSecurityRule`).
+    fn disjoint(self) -> Vec<Self> {
+        let mut parts: Vec<BTreeSet<SourcePrefix>> = Vec::new();
+        for source in self.sources {
+            let meets = |other: &SourcePrefix| other.covers(&source) || source.covers(other);
+            match parts.iter_mut().find(|part| !part.iter().any(meets)) {
+                Some(part) => {
+                    part.insert(source);
+                }
+                None => parts.push([source].into()),
+            }
+        }
+        let (protocol, ports) = (self.protocol, self.ports);
+        parts.into_iter().map(|sources| Self { protocol, ports: ports.clone(), sources }).collect()
     }
 }
 
@@ -355,9 +372,23 @@ pub(crate) fn is_description(target: &TargetId, name: &AllowName, not_after: Tim
     text == describe_window(target, name.grant, not_after)
 }
 
-/// The description of a rule that shuts ports.
-pub(crate) fn describe_deny(target: &TargetId) -> String {
-    with_target("Postern: shut but for windows".to_owned(), target)
+/// The beginning of the description of a rule that shuts ports behind the customer's rules.
+const BEHIND: &str = "Postern: shut behind your rules";
+
+/// The description of a rule that shuts ports: behind the customer's rules, or before them by the administrator's consent.
+pub(crate) fn describe_deny(target: &TargetId, is_behind: bool) -> String {
+    let text = if is_behind { BEHIND } else { "Postern: shut but for windows" };
+    with_target(text.to_owned(), target)
+}
+
+/// Reports whether a rule that shuts ports stays behind the customer's rules: no consent was given to move those.
+pub(crate) fn is_behind(description: &str) -> bool {
+    description.starts_with(BEHIND)
+}
+
+/// The name of the machine in a description, after its resource group.
+pub(crate) fn machine_in(description: &str) -> Option<&str> {
+    description.rsplit_once("; ").map(|(_, machine)| machine)
 }
 
 /// The description of the note that a rule was moved.

@@ -8,6 +8,7 @@ use std::ops::RangeInclusive;
 
 use ipnet::IpNet;
 use postern_core::{ProtectedPort, Protocol, SourcePrefix};
+use postern_provider::kit::CallError;
 
 use crate::id::ArmId;
 
@@ -22,9 +23,37 @@ pub(crate) struct Network {
     pub(crate) public: BTreeMap<ArmId, IpAddr>,
     /// The translations of load balancers, by the id of the NAT rule: the public end, and the port of the machine.
     pub(crate) forwards: BTreeMap<ArmId, Forward>,
+    /// The parts that could not be read, and without which the rest has its use.
+    pub(crate) unread: Vec<UnreadPart>,
+}
+
+/// A part of a network that could not be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct UnreadPart {
+    pub(crate) kind: UnreadKind,
+    /// The part, in words.
+    pub(crate) place: String,
+    pub(crate) error: CallError,
+}
+
+/// The kinds of resource without which a machine's groups can still be judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum UnreadKind {
+    /// Firewalls and the routes to them: a firewall in front may be unknown.
+    Front,
+    /// Public addresses and load balancers: the address to connect to may be unknown.
+    Reach,
 }
 
 impl Network {
+    /// Records a part that could not be read, once.
+    pub(crate) fn lacks(&mut self, kind: UnreadKind, place: impl Into<String>, error: CallError) {
+        let part = UnreadPart { kind, place: place.into(), error };
+        if !self.unread.iter().any(|known| known.place == part.place) {
+            self.unread.push(part);
+        }
+    }
+
     /// The public addresses that interfaces have of their own.
     pub(crate) fn public_of_interfaces(&self) -> BTreeSet<ArmId> {
         let addresses = self.interfaces.iter().flat_map(|interface| &interface.addresses);
@@ -38,6 +67,8 @@ pub(crate) struct Nic {
     pub(crate) vm: Option<ArmId>,
     pub(crate) group: Option<ArmId>,
     pub(crate) addresses: Vec<Address>,
+    /// The parts that cannot be read, in words.
+    pub(crate) unread: Vec<String>,
 }
 
 /// An IP configuration of an interface.
@@ -83,8 +114,7 @@ pub(crate) struct Firewall {
     pub(crate) subnet: Option<ArmId>,
     /// The policy that holds its rules, if the firewall does not hold them itself.
     pub(crate) policy: Option<String>,
-    /// True if no change of it is under way.
-    pub(crate) is_settled: bool,
+    pub(crate) state: RuleState,
     pub(crate) nat: Vec<NatRule>,
 }
 
@@ -111,6 +141,17 @@ pub(crate) struct Nsg {
     pub(crate) rules: Vec<NsgRule>,
 }
 
+/// The state of a rule, as Azure says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RuleState {
+    /// Azure has finished its last write.
+    InForce,
+    /// A write of it, or of its group, is under way.
+    Changing,
+    /// Its last write failed: Azure leaves it as it was written, and does not say what is in force.
+    Failed,
+}
+
 /// A rule for inbound connections.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct NsgRule {
@@ -121,8 +162,14 @@ pub(crate) struct NsgRule {
     pub(crate) description: String,
     /// True for the rules that every group ends with.
     pub(crate) is_default: bool,
-    /// True if no change of it is under way.
-    pub(crate) is_settled: bool,
+    pub(crate) state: RuleState,
+}
+
+impl NsgRule {
+    /// Reports whether Azure has finished its last write.
+    pub(crate) fn is_in_force(&self) -> bool {
+        self.state == RuleState::InForce
+    }
 }
 
 /// The connections that a rule applies to.
@@ -170,7 +217,7 @@ impl RulePeer {
     }
 
     /// Reports whether this peer includes every address of the other.
-    fn covers(&self, other: &Self) -> bool {
+    pub(crate) fn covers(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Any, _) => true,
             (Self::Net(net), Self::Net(other)) => net.contains(other),
@@ -299,8 +346,23 @@ impl NsgTraffic {
 }
 
 impl Nsg {
+    /// Reports whether a write of the whole group is under way, so that no rule of it says whether it is in force.
+    pub(crate) fn is_changing(&self) -> bool {
+        let mut managed = self.rules.iter().filter(|rule| !rule.is_default).peekable();
+        managed.peek().is_some() && managed.all(|rule| rule.state == RuleState::Changing)
+    }
+
+    /// Returns the group as it is if the write of the whole group that is under way changes no rule.
+    pub(crate) fn once_settled(&self) -> Self {
+        let mut group = self.clone();
+        if self.is_changing() {
+            group.rules.iter_mut().for_each(|rule| rule.state = RuleState::InForce);
+        }
+        group
+    }
+
     /// Returns the sources that the rules admit to the port of the machine: those of each rule that allows, without the ones
-    /// that an earlier rule denies.
+    /// that an earlier rule denies. A rule that denies counts once Azure has finished it.
     pub(crate) fn admissions(&self, door: &Door, port: ProtectedPort) -> Vec<AdmittedSource<'_>> {
         let mut denied: Vec<&RulePeer> = Vec::new();
         let mut admitted = Vec::new();
@@ -310,27 +372,11 @@ impl Nsg {
                 admitted.extend(
                     rule.traffic.sources.iter().filter(open).map(|source| AdmittedSource { rule, source }),
                 );
-            } else if rule.traffic.any_source_port {
+            } else if rule.traffic.any_source_port && rule.is_in_force() {
                 denied.extend(&rule.traffic.sources);
             }
         }
         admitted
-    }
-
-    /// The rule that denies all of a source before a rule of this priority allows it, if there is one.
-    pub(crate) fn obstacle(
-        &self,
-        door: &Door,
-        port: ProtectedPort,
-        source: &RulePeer,
-        priority: u16,
-    ) -> Option<&NsgRule> {
-        self.rules.iter().take_while(|rule| rule.priority < priority).find(|rule| {
-            !rule.allows
-                && rule.traffic.any_source_port
-                && rule.traffic.concerns(door, port)
-                && rule.traffic.sources.iter().any(|denied| denied.covers(source))
-        })
     }
 
     /// The rule of this name. Names are compared without case.

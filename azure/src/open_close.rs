@@ -14,7 +14,7 @@ use crate::id::ArmId;
 use crate::layer::Azure;
 use crate::machine::FrontFirewall;
 use crate::names::{self, AllowName, Content, Family};
-use crate::network::{Nsg, NsgRule, RulePeer};
+use crate::network::{Nsg, NsgRule, RuleState};
 use crate::plan;
 use crate::rules::{NewNsgRule, RuleMatch};
 use crate::settings::Flush;
@@ -71,7 +71,7 @@ impl Azure {
     ) -> Result<(), CloudError> {
         let state = self.groups.state(id);
         let mut guard = state.lock(&self.arm, id).await;
-        let mut tries = 0;
+        let (mut tries, mut is_fresh) = (0, false);
         loop {
             let done = match change {
                 GroupChange::Open { straight, through } => {
@@ -80,10 +80,17 @@ impl Azure {
                 GroupChange::Close(windows) => self.try_close_in(&mut guard, view, windows, tries).await,
             };
             match done {
-                Err(error) if error.is_conflict() && tries < MAX_RETRIES => guard.forget(),
+                Err(error) if error.is_conflict() && tries < MAX_RETRIES => {
+                    guard.forget();
+                    tries += 1;
+                }
+                // The known state may be older than the change that makes the window possible.
+                Err(WriteError::Refused(_)) if !is_fresh => {
+                    guard.forget();
+                    is_fresh = true;
+                }
                 done => return Ok(done?),
             }
-            tries += 1;
         }
     }
 
@@ -128,16 +135,7 @@ impl Azure {
                 let sources =
                     front.map_or(content.sources.clone(), |front| front.seen_as.iter().copied().collect());
                 let name = names::RuleName::Allow(allow).to_string();
-                let kept = group.rule(&name).map(|rule| rule.priority);
-                let free = || plan::window_priority(view, &group, &self.settings.priorities, &name, tries);
-                let rule = self.window_rule(
-                    view,
-                    &group,
-                    (name.clone(), kept.or_else(free)),
-                    &content,
-                    sources,
-                    &one,
-                )?;
+                let rule = self.window_rule(view, &group, (name, tries), &content, sources, &one)?;
                 guard.put(&rule).await?;
             }
         }
@@ -149,32 +147,31 @@ impl Azure {
         &self,
         view: &MachineView<'_>,
         group: &Nsg,
-        (name, priority): (String, Option<u16>),
+        (name, tries): (String, usize),
         content: &Content,
         sources: BTreeSet<postern_core::SourcePrefix>,
         one: &LayerWindow,
     ) -> Result<NewNsgRule, WriteError> {
-        let refused = |reason: String| WriteError::Refused(CloudError::refused(reason));
-        let priority = priority.ok_or_else(|| {
-            refused(format!(
-                "there is no free priority for a window in {} before the rule that shuts the port; wait until a window ends, or widen azure.priorities",
-                group.id.name()
-            ))
-        })?;
-        let family = Family::of(one.source);
-        for door in view.machine.doors.iter().filter(|door| door.ip.is_ipv4() == (family == Family::V4)) {
-            for source in &sources {
-                let port = postern_core::ProtectedPort { protocol: content.protocol, port: one.port.port };
-                if let Some(rule) = group.obstacle(door, port, &RulePeer::from(*source), priority) {
-                    return Err(refused(format!(
-                        "rule {} (priority {}) of {} denies {port} to {source} before any window; move it behind priority {priority}",
-                        rule.name,
-                        rule.priority,
-                        group.id.name()
-                    )));
-                }
+        let refused = |reason: String| Err(WriteError::Refused(CloudError::refused(reason)));
+        let (family, group_name) = (Family::of(one.source), group.id.name());
+        let obstacle = view.obstacle(group, content.protocol, &content.ports, &sources);
+        let (rule, priorities) = (obstacle.as_ref().map(|it| it.rule), &self.settings.priorities);
+        let free = |rule| plan::window_priority(view, group, priorities, (&name, tries), rule);
+        let kept = group.rule(&name).map(|rule| rule.priority);
+        let kept = kept.filter(|kept| rule.is_none_or(|rule| *kept < rule.priority));
+        let priority = match (kept.or_else(|| free(rule)), &obstacle) {
+            (Some(priority), _) => priority,
+            (None, Some(obstacle)) if free(None).is_some() => {
+                return refused(format!(
+                    "{obstacle} of {group_name}, and no priority for a window is free before it; move or narrow that rule, or widen azure.priorities"
+                ));
             }
-        }
+            (None, _) => {
+                return refused(format!(
+                    "there is no free priority for a window in {group_name} before the rule that shuts the port; wait until a window ends, or widen azure.priorities"
+                ));
+            }
+        };
         Ok(NewNsgRule {
             name,
             priority,
@@ -197,7 +194,7 @@ impl Azure {
     ) -> Result<(), CloudError> {
         let firewall = front.firewall.name();
         // A rule in a firewall that is being written may not be in force yet: the change waits for that write, and finds it.
-        let is_settled = view.firewall.is_none_or(|firewall| firewall.is_settled);
+        let is_settled = view.firewall.is_none_or(|firewall| firewall.state == RuleState::InForce);
         let through = if is_settled { view.nat_window_rules() } else { Vec::new() };
         let there = settled(through);
         let Some(public) = front.public.filter(|public| public.is_ipv4()) else {

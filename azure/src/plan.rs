@@ -15,6 +15,11 @@
 //!   writes a *note*: a rule that matches no traffic, with the old priority in its name and the name of the rule in its
 //!   description. A rule never moves past one that overlaps it and decides otherwise: the plan is refused instead.
 //!
+//! A consent is for the machine that it was given for. Each rule that denies says in its description whether it stays behind the
+//! customer's rules. A move does not pass such a rule of another machine, because it would shut that machine's port as well: there
+//! Postern's rules and the moved one go before it, or the plan is refused. A release counts such a rule as no reason to keep a
+//! rule moved.
+//!
 //! The order of the writes makes each stop safe: first the notes, then the rules that deny, then the moves. A broker that dies
 //! between two writes leaves a note without a move, or a move with its note. The next lockdown, release or repair continues from
 //! the groups alone (I8).

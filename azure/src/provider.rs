@@ -8,13 +8,14 @@ use postern_core::plan::LayerWindow;
 use postern_core::{ProtectedPort, TargetId};
 use postern_provider::kit::read_places;
 use postern_provider::{
-    AssessmentReport, CallerToken, CloudError, LockdownOrder, LockdownReport, Observation, Provider, Reach,
-    Sighting, SweepReport,
+    AssessmentReport, CallerToken, CloudError, Hidden, LockdownOrder, LockdownReport, Observation, Provider,
+    Reach, Sighting, SweepReport, Unread,
 };
 
 use crate::caller;
 use crate::inventory;
 use crate::layer::Azure;
+use crate::network::UnreadPart;
 use crate::snapshot::LockedRules;
 
 /// The most subscriptions that are read at once. All share one bucket of reads with the calls that end windows, which must not wait
@@ -24,8 +25,10 @@ const SUBSCRIPTIONS_AT_ONCE: usize = 2;
 #[async_trait]
 impl Provider for Azure {
     async fn observe(&self, target: &TargetId) -> Result<Observation, CloudError> {
+        let reading = self.targets.start_reading();
         let snapshot = Arc::new(self.read(target).await?);
-        self.targets.store(target, &snapshot);
+        snapshot.check_read(target, &self.settings.deployment)?;
+        self.targets.store(target, &snapshot, reading);
         let locked_rules = self.targets.locked_rules(target);
         let view = snapshot.view(target, &self.settings.deployment, &locked_rules);
         Ok(view.observation(self.settings.flush_connection))
@@ -33,6 +36,10 @@ impl Provider for Azure {
 
     async fn open(&self, target: &TargetId, windows: &BTreeSet<LayerWindow>) -> Result<Reach, CloudError> {
         let (snapshot, nothing) = (self.snapshot(target).await?, LockedRules::default());
+        if let Some(error @ CloudError::Unavailable { .. }) = &snapshot.unread {
+            self.targets.drop_snapshot(target);
+            return Err(error.clone());
+        }
         let view = snapshot.view(target, &self.settings.deployment, &nothing);
         let opened = self.open_windows(&view, windows).await;
         if opened.is_err() {
@@ -62,7 +69,7 @@ impl Provider for Azure {
     async fn repair(&self, target: &TargetId) -> Result<(), CloudError> {
         let _guard = self.lockdowns.lock().await;
         let done = self.repair_target(target).await;
-        self.targets.drop_snapshot(target);
+        self.targets.changed(target);
         done
     }
 
@@ -82,19 +89,20 @@ impl Provider for Azure {
         let reads =
             subscriptions.map(|subscription| (place(subscription), inventory::sweep(self, subscription)));
         let (read, unread) = read_places(SUBSCRIPTIONS_AT_ONCE, reads).await;
-        let mut sweep = SweepReport { sightings: Vec::new(), unread };
+        let mut sweep = SweepReport { sightings: Vec::new(), unread: self.unread_subscriptions(unread) };
         let mut elsewhere = Vec::new();
-        for inventory::SubscriptionSweep { sightings, of_others } in read {
+        for inventory::SubscriptionSweep { sightings, of_others, unread } in read {
             sweep.sightings.extend(sightings);
             elsewhere.extend(of_others);
+            add_parts(&mut sweep.unread, unread);
         }
         // A machine that its own subscription shows is reported there. Where that subscription could not be read, nothing is
         // known of the machine.
-        if sweep.unread.is_empty() {
-            for target in elsewhere {
-                if !sweep.sightings.iter().any(|sighting| sighting.target == target) {
-                    sweep.sightings.push(Sighting { target, held: None });
-                }
+        for target in elsewhere {
+            let is_known = sweep.sightings.iter().any(|sighting| sighting.target == target)
+                || sweep.unread.iter().any(|place| place.may_hide(&target));
+            if !is_known {
+                sweep.sightings.push(Sighting { target, held: None });
             }
         }
         sweep
@@ -105,7 +113,13 @@ impl Provider for Azure {
         let reads = subscriptions
             .map(|subscription| (place(subscription), inventory::assess(self, subscription, management)));
         let (read, unread) = read_places(SUBSCRIPTIONS_AT_ONCE, reads).await;
-        AssessmentReport { assessments: read.into_iter().flatten().collect(), unread }
+        let mut report =
+            AssessmentReport { assessments: Vec::new(), unread: self.unread_subscriptions(unread) };
+        for (assessments, unread) in read {
+            report.assessments.extend(assessments);
+            add_parts(&mut report.unread, unread);
+        }
+        report
     }
 
     async fn plan_lockdown(&self, order: &LockdownOrder) -> Result<LockdownReport, CloudError> {
@@ -117,7 +131,7 @@ impl Provider for Azure {
     async fn lockdown(&self, order: &LockdownOrder) -> Result<LockdownReport, CloudError> {
         let _guard = self.lockdowns.lock().await;
         let done = self.lock(order).await;
-        self.targets.drop_snapshot(&order.target);
+        self.targets.changed(&order.target);
         done
     }
 
@@ -134,6 +148,27 @@ impl Provider for Azure {
         let done = self.release_target(target).await;
         self.targets.remove(target);
         done
+    }
+}
+
+impl Azure {
+    /// Says of subscriptions that could not be read that they hide their own targets alone.
+    fn unread_subscriptions(&self, unread: Vec<Unread>) -> Vec<Unread> {
+        let of = |name: &str| self.settings.subscriptions.iter().find(|it| place(it) == name).cloned();
+        let with_targets = |unread: Unread| {
+            let hides = of(&unread.place).map_or(Hidden::Everything, Hidden::Subscription);
+            Unread { hides, ..unread }
+        };
+        unread.into_iter().map(with_targets).collect()
+    }
+}
+
+/// Adds the parts of a subscription's network that could not be read, each once.
+fn add_parts(unread: &mut Vec<Unread>, parts: Vec<UnreadPart>) {
+    for UnreadPart { place, error, .. } in parts {
+        if !unread.iter().any(|known| known.place == place) {
+            unread.push(Unread { place, error: error.into(), hides: Hidden::Nothing });
+        }
     }
 }
 

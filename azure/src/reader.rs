@@ -5,13 +5,13 @@ use std::net::SocketAddr;
 
 use azure_mgmt_network::package_2024_03::models as azure;
 use futures_util::future::{join_all, try_join_all};
-use futures_util::try_join;
+use futures_util::join;
 use postern_provider::kit::CallError;
 use serde::Deserialize;
 
 use crate::arm::{Arm, COMPUTE, NETWORK};
 use crate::id::ArmId;
-use crate::network::{Firewall, Network, Nic, Nsg};
+use crate::network::{Firewall, Network, Nic, Nsg, UnreadKind, UnreadPart};
 use crate::wire;
 
 /// The fields that are read of a virtual machine: the SDK's crate for networks has no models of Microsoft.Compute.
@@ -59,6 +59,11 @@ impl Reader<'_> {
         let ids: Vec<ArmId> = profile.interfaces.iter().filter_map(|it| ArmId::new(&it.id)).collect();
         let interfaces = join_all(ids.iter().map(|id| self.interface(id))).await;
         let mut network = Network::default();
+        for Reference { id } in profile.interfaces.iter().filter(|it| ArmId::new(&it.id).is_none()) {
+            let unread = vec![format!("the id of one of its interfaces cannot be read: {id:?}")];
+            let vm = Some(vm.clone());
+            network.interfaces.push(Nic { vm, group: None, addresses: Vec::new(), unread });
+        }
         for interface in interfaces {
             // An interface that was deleted a moment ago is on no way.
             let Some(mut interface) = interface? else { continue };
@@ -74,38 +79,47 @@ impl Reader<'_> {
         let of_interfaces = network.interfaces.iter().filter_map(|interface| interface.group.clone());
         let groups: BTreeSet<ArmId> = of_subnets.chain(of_interfaces).collect();
         let tables: BTreeSet<ArmId> = network.subnets.values().filter_map(|it| it.routes.clone()).collect();
-        let (groups, routes) = try_join!(
-            self.groups(&groups),
-            try_join_all(
-                tables.iter().map(|table| self.arm.get::<azure::RouteTable>(table.as_str(), NETWORK))
-            ),
-        )?;
-        network.groups = groups;
-        network.routes = routes.iter().filter_map(wire::route_table).collect();
+        let routes = tables.iter().map(|table| self.arm.get::<azure::RouteTable>(table.as_str(), NETWORK));
+        let (groups, routes) = join!(self.groups(&groups), join_all(routes));
+        network.groups = groups?;
+        for (id, table) in tables.iter().zip(routes) {
+            match table {
+                Ok(table) => network.routes.extend(wire::route_table(&table)),
+                Err(error) => network.lacks(UnreadKind::Front, format!("the route table {id}"), error),
+            }
+        }
         if network.routes.values().any(|table| table.appliance.is_some()) {
-            self.add_firewalls(&mut network).await?;
+            self.add_firewalls(&mut network).await;
         }
         for public in network.public_of_interfaces() {
-            self.add_public(&mut network, &public).await?;
+            self.add_public(&mut network, &public).await;
         }
         for path in balancers {
-            let balancer: azure::LoadBalancer = self.arm.get(&path, NETWORK).await?;
-            self.add_balancer(&mut network, &balancer).await?;
+            match self.arm.get::<azure::LoadBalancer>(&path, NETWORK).await {
+                Ok(balancer) => self.add_balancer(&mut network, &balancer).await,
+                Err(error) => network.lacks(UnreadKind::Reach, format!("the load balancer {path}"), error),
+            }
         }
         Ok(network)
     }
 
-    /// Reads every interface, group, subnet and firewall of a subscription.
+    /// Reads every interface, group, subnet and firewall of a subscription. Without firewalls, routes, public addresses or load
+    /// balancers the groups can still be judged: the network names those that could not be read.
+    ///
+    /// # Errors
+    /// The interfaces, the groups or the virtual networks could not be read.
     pub(crate) async fn subscription(&self, subscription: &str) -> Result<Network, CallError> {
         let path = |kind: &str| format!("/subscriptions/{subscription}/providers/Microsoft.Network/{kind}");
+        let of = |kind: &str| format!("the {kind} of subscription {subscription}");
         let (groups, interfaces, nets) =
             (path("networkSecurityGroups"), path("networkInterfaces"), path("virtualNetworks"));
-        let (groups, interfaces, nets, firewalls) = try_join!(
+        let (groups, interfaces, nets, firewalls) = join!(
             self.arm.list::<azure::NetworkSecurityGroup>(&groups, NETWORK),
             self.arm.list::<azure::NetworkInterface>(&interfaces, NETWORK),
             self.arm.list::<azure::VirtualNetwork>(&nets, NETWORK),
             self.firewalls(subscription),
-        )?;
+        );
+        let (groups, interfaces, nets) = (groups?, interfaces?, nets?);
         let mut network = Network {
             groups: groups.iter().filter_map(wire::group).map(|group| (group.id.clone(), group)).collect(),
             interfaces: interfaces.iter().filter_map(wire::interface).collect(),
@@ -115,26 +129,37 @@ impl Reader<'_> {
                 .flat_map(|properties| &properties.subnets)
                 .filter_map(wire::subnet)
                 .collect(),
-            firewalls: firewalls.iter().filter_map(wire::firewall).collect(),
             ..Network::default()
         };
+        match firewalls {
+            Ok(firewalls) => network.firewalls = firewalls.iter().filter_map(wire::firewall).collect(),
+            Err(error) => network.lacks(UnreadKind::Front, firewalls_of(subscription), error),
+        }
         let has_routes = network.subnets.values().any(|subnet| subnet.routes.is_some());
         if has_routes {
-            let tables: Vec<azure::RouteTable> = self.arm.list(&path("routeTables"), NETWORK).await?;
-            network.routes = tables.iter().filter_map(wire::route_table).collect();
+            match self.arm.list::<azure::RouteTable>(&path("routeTables"), NETWORK).await {
+                Ok(tables) => network.routes = tables.iter().filter_map(wire::route_table).collect(),
+                Err(error) => network.lacks(UnreadKind::Front, of("route tables"), error),
+            }
         }
         if network.routes.values().any(|table| table.appliance.is_some()) {
-            self.add_firewalls(&mut network).await?;
+            self.add_firewalls(&mut network).await;
         }
         if !network.public_of_interfaces().is_empty() {
-            let all: Vec<azure::PublicIpAddress> = self.arm.list(&path("publicIPAddresses"), NETWORK).await?;
-            network.public.extend(all.iter().filter_map(wire::public));
+            match self.arm.list::<azure::PublicIpAddress>(&path("publicIPAddresses"), NETWORK).await {
+                Ok(all) => network.public.extend(all.iter().filter_map(wire::public)),
+                Err(error) => network.lacks(UnreadKind::Reach, of("public addresses"), error),
+            }
         }
         if network.interfaces.iter().flat_map(|it| &it.addresses).any(|address| !address.forwards.is_empty())
         {
-            let balancers: Vec<azure::LoadBalancer> = self.arm.list(&path("loadBalancers"), NETWORK).await?;
-            for balancer in balancers {
-                self.add_balancer(&mut network, &balancer).await?;
+            match self.arm.list::<azure::LoadBalancer>(&path("loadBalancers"), NETWORK).await {
+                Ok(balancers) => {
+                    for balancer in balancers {
+                        self.add_balancer(&mut network, &balancer).await;
+                    }
+                }
+                Err(error) => network.lacks(UnreadKind::Reach, of("load balancers"), error),
             }
         }
         Ok(network)
@@ -147,11 +172,21 @@ impl Reader<'_> {
         Ok(groups.iter().filter_map(wire::group).map(|group| (group.id.clone(), group)).collect())
     }
 
-    /// Lists every firewall of every subscription.
-    pub(crate) async fn all_firewalls(&self) -> Result<Vec<Firewall>, CallError> {
+    /// Lists every firewall of every subscription, and returns those that could not be read besides.
+    pub(crate) async fn all_firewalls(&self) -> (Vec<Firewall>, Vec<UnreadPart>) {
         let lists =
-            try_join_all(self.subscriptions.iter().map(|subscription| self.firewalls(subscription))).await?;
-        Ok(lists.iter().flatten().filter_map(wire::firewall).collect())
+            join_all(self.subscriptions.iter().map(|subscription| self.firewalls(subscription))).await;
+        let (mut firewalls, mut unread) = (Vec::new(), Vec::new());
+        for (subscription, list) in self.subscriptions.iter().zip(lists) {
+            match list {
+                Ok(list) => firewalls.extend(list.iter().filter_map(wire::firewall)),
+                Err(error) => {
+                    let place = firewalls_of(subscription);
+                    unread.push(UnreadPart { kind: UnreadKind::Front, place, error });
+                }
+            }
+        }
+        (firewalls, unread)
     }
 
     /// Lists every virtual machine of a subscription.
@@ -192,45 +227,58 @@ impl Reader<'_> {
 
     /// Adds the firewalls that routes lead to, with their subnets and addresses. A hub's firewall is often in another
     /// subscription, so that all are searched.
-    async fn add_firewalls(&self, network: &mut Network) -> Result<(), CallError> {
+    async fn add_firewalls(&self, network: &mut Network) {
         let appliances: BTreeSet<_> = network.routes.values().filter_map(|table| table.appliance).collect();
-        network.firewalls = self.all_firewalls().await?;
+        let (firewalls, unread) = self.all_firewalls().await;
+        network.firewalls = firewalls;
+        for UnreadPart { kind, place, error } in unread {
+            network.lacks(kind, place, error);
+        }
         network.firewalls.retain(|firewall| firewall.private.iter().any(|ip| appliances.contains(ip)));
         let subnets: BTreeSet<ArmId> = network.firewalls.iter().filter_map(|it| it.subnet.clone()).collect();
         let missing: BTreeSet<ArmId> =
             subnets.into_iter().filter(|subnet| !network.subnets.contains_key(subnet)).collect();
-        network.subnets.extend(self.subnets(&missing).await?);
+        for subnet in missing {
+            match self.subnets(&[subnet.clone()].into()).await {
+                Ok(read) => network.subnets.extend(read),
+                Err(error) => {
+                    // Without its subnet, the addresses are unknown under which machines see connections through it.
+                    network.firewalls.retain(|firewall| firewall.subnet.as_ref() != Some(&subnet));
+                    network.lacks(UnreadKind::Front, format!("the firewall's subnet {subnet}"), error);
+                }
+            }
+        }
         for public in
             network.firewalls.iter().flat_map(|firewall| firewall.public.clone()).collect::<Vec<_>>()
         {
-            self.add_public(network, &public).await?;
+            self.add_public(network, &public).await;
         }
-        Ok(())
     }
 
-    async fn add_balancer(
-        &self,
-        network: &mut Network,
-        balancer: &azure::LoadBalancer,
-    ) -> Result<(), CallError> {
+    async fn add_balancer(&self, network: &mut Network, balancer: &azure::LoadBalancer) {
         for (id, mut forward, public) in wire::forwards(balancer) {
             if let Some(public) = public {
-                self.add_public(network, &public).await?;
+                self.add_public(network, &public).await;
                 let ip = network.public.get(&public);
                 forward.frontend = forward.frontend.zip(ip).map(|(end, ip)| SocketAddr::new(*ip, end.port()));
             }
             network.forwards.insert(id, forward);
         }
-        Ok(())
     }
 
-    async fn add_public(&self, network: &mut Network, id: &ArmId) -> Result<(), CallError> {
+    async fn add_public(&self, network: &mut Network, id: &ArmId) {
         if !network.public.contains_key(id) {
-            let read = self.arm.get::<azure::PublicIpAddress>(id.as_str(), NETWORK).await;
-            network.public.extend(found(read)?.as_ref().and_then(wire::public));
+            match found(self.arm.get::<azure::PublicIpAddress>(id.as_str(), NETWORK).await) {
+                Ok(read) => network.public.extend(read.as_ref().and_then(wire::public)),
+                Err(error) => network.lacks(UnreadKind::Reach, format!("the public address {id}"), error),
+            }
         }
-        Ok(())
     }
+}
+
+/// The firewalls of a subscription, in words.
+fn firewalls_of(subscription: &str) -> String {
+    format!("the Azure Firewalls of subscription {subscription}")
 }
 
 /// Returns the resource that was read; none where it does not exist.

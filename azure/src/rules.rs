@@ -7,7 +7,7 @@ use azure_mgmt_network::package_2024_03::models as azure;
 use ipnet::IpNet;
 use postern_core::{Port, Protocol, SourcePrefix};
 
-use crate::network::{NsgRule, NsgTraffic, RulePeer, RuleProtocol};
+use crate::network::{NsgRule, NsgTraffic, RulePeer, RuleProtocol, RuleState};
 
 /// A rule that Postern writes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,7 +70,7 @@ impl NewNsgRule {
             traffic: self.matches.traffic(),
             description: self.description.clone(),
             is_default: false,
-            is_settled: true,
+            state: RuleState::InForce,
         }
     }
 

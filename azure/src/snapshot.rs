@@ -5,12 +5,14 @@ use std::net::{IpAddr, SocketAddr};
 
 use postern_core::plan::LayerWindow;
 use postern_core::{ProtectedPort, SourcePrefix, TargetId};
-use postern_provider::{Drift, Observation, Reach, Stray};
+use postern_provider::{CloudError, Drift, Observation, Reach, Stray};
 
 use crate::id::ArmId;
 use crate::machine::Machine;
 use crate::names::{self, AllowName, Content, DenyName, Family, Key, RuleName};
-use crate::network::{Firewall, NatRule, Network, Nsg, NsgRule, RulePeer, RuleProtocol, exposures};
+use crate::network::{
+    Firewall, NatRule, Network, Nsg, NsgRule, RulePeer, RuleProtocol, RuleState, UnreadKind, exposures,
+};
 use crate::settings::Flush;
 
 /// A machine, and the groups and the firewall on its way, as they were read.
@@ -19,6 +21,8 @@ pub(crate) struct MachineSnapshot {
     pub(crate) machine: Machine,
     pub(crate) groups: BTreeMap<ArmId, Nsg>,
     pub(crate) firewall: Option<Firewall>,
+    /// The reason that a firewall in front may be unknown.
+    pub(crate) unread: Option<CloudError>,
 }
 
 impl MachineSnapshot {
@@ -39,7 +43,9 @@ impl MachineSnapshot {
         });
         let groups = network.groups.iter().filter(|(id, _)| machine.groups.contains(id) || concerns(id));
         let groups = groups.map(|(id, group)| (id.clone(), group.clone())).collect();
-        Self { machine, groups, firewall }
+        let unread = network.unread.iter().find(|part| part.kind == UnreadKind::Front);
+        let unread = unread.filter(|_| machine.may_have_front).map(|part| part.error.clone().into());
+        Self { machine, groups, firewall, unread }
     }
 
     pub(crate) fn view<'a>(
@@ -50,6 +56,22 @@ impl MachineSnapshot {
     ) -> MachineView<'a> {
         let (machine, groups, firewall) = (&self.machine, &self.groups, self.firewall.as_ref());
         MachineView { target, deployment, machine, groups, firewall, locked_rules }
+    }
+
+    /// Checks that the rules of windows can be judged.
+    ///
+    /// # Errors
+    /// A group holds a rule that only the firewall in front explains, and that could not be read: it is the rule of a window
+    /// through the firewall, or one that another principal edited.
+    pub(crate) fn check_read(&self, target: &TargetId, deployment: &str) -> Result<(), CloudError> {
+        let nothing = LockedRules::default();
+        let strays = self.view(target, deployment, &nothing).strays();
+        let is_window =
+            |(_, name): &(ArmId, String)| RuleName::read(name).and_then(RuleName::allow).is_some();
+        match &self.unread {
+            Some(error) if strays.iter().any(is_window) => Err(error.clone()),
+            Some(_) | None => Ok(()),
+        }
     }
 }
 
@@ -69,33 +91,40 @@ pub(crate) struct MachineView<'a> {
 
 /// The rules of Postern's that shut ports at the last read: the group, the name and the priority of each.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct LockedRules(BTreeMap<ArmId, BTreeMap<String, u16>>);
+pub(crate) struct LockedRules {
+    rules: BTreeMap<ArmId, BTreeMap<String, u16>>,
+    /// True if they stay behind the customer's rules.
+    is_behind: bool,
+}
 
 impl LockedRules {
     /// Records the rules that shut ports on the way of a machine now.
     pub(crate) fn record(&mut self, view: &MachineView<'_>) {
+        if !view.shut().is_empty() {
+            self.is_behind = view.is_behind();
+        }
         for group in view.on_the_way() {
             let good = view.denies(group).into_iter().filter(|(_, _, is_good)| *is_good);
             let good: Vec<_> = good.map(|(rule, ..)| (rule.name.clone(), rule.priority)).collect();
             if !good.is_empty() {
-                self.0.entry(group.id.clone()).or_default().extend(good);
+                self.rules.entry(group.id.clone()).or_default().extend(good);
             }
         }
     }
 
     /// The rules that a group had, with their priorities.
     pub(crate) fn of(&self, group: &ArmId) -> impl Iterator<Item = (DenyName, u16)> + '_ {
-        let rules = self.0.get(group).into_iter().flatten();
+        let rules = self.rules.get(group).into_iter().flatten();
         rules.filter_map(|(name, priority)| Some((RuleName::read(name)?.deny()?, *priority)))
     }
 
     /// The ports that were shut.
     pub(crate) fn ports(&self) -> BTreeSet<ProtectedPort> {
-        self.0.keys().flat_map(|group| self.of(group)).flat_map(|(deny, _)| deny.protected()).collect()
+        self.rules.keys().flat_map(|group| self.of(group)).flat_map(|(deny, _)| deny.protected()).collect()
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.rules.is_empty()
     }
 }
 
@@ -105,7 +134,7 @@ pub(crate) struct AllowRule {
     pub(crate) name: String,
     pub(crate) allow: AllowName,
     pub(crate) windows: BTreeSet<LayerWindow>,
-    /// True if Azure says that it is in force.
+    /// True if Azure says that it is in force, and no rule before it may deny what it allows.
     pub(crate) is_settled: bool,
 }
 
@@ -133,7 +162,8 @@ impl<'a> MachineView<'a> {
             let allow = name.allow()?;
             // A rule of a window behind a rule that shuts ports opens nothing.
             let windows = self.windows_of(rule, &allow).filter(|_| rule.priority < shut)?;
-            Some(AllowRule { name: rule.name.clone(), allow, windows, is_settled: rule.is_settled })
+            let is_settled = rule.is_in_force() && self.obstacle_of(group, rule).is_none();
+            Some(AllowRule { name: rule.name.clone(), allow, windows, is_settled })
         };
         self.managed_rules(group).filter_map(held).collect()
     }
@@ -193,7 +223,9 @@ impl<'a> MachineView<'a> {
     pub(crate) fn nat_window_rules(&self) -> Vec<AllowRule> {
         let held = |(rule, allow): (&NatRule, AllowName)| {
             let windows = self.windows_of_nat(rule, &allow)?;
-            Some(AllowRule { name: rule.name.clone(), allow, windows, is_settled: true })
+            // A write of a firewall takes minutes, and the rules that were there before stay in force.
+            let is_settled = self.firewall.is_none_or(|firewall| firewall.state != RuleState::Failed);
+            Some(AllowRule { name: rule.name.clone(), allow, windows, is_settled })
         };
         self.managed_nat_rules().filter_map(held).collect()
     }
@@ -211,11 +243,11 @@ impl<'a> MachineView<'a> {
         denies.flat_map(|deny| deny.protected()).collect()
     }
 
-    /// The ports that a group on the way shuts, by rules that are as Postern wrote them.
+    /// The ports that a group on the way shuts, by rules that are as Postern wrote them and that Azure has finished.
     pub(crate) fn shut_in(&self, group: &Nsg, family: Family) -> BTreeSet<ProtectedPort> {
         self.denies(group)
             .into_iter()
-            .filter(|(_, deny, is_good)| *is_good && deny.family == family)
+            .filter(|(rule, deny, is_good)| *is_good && rule.is_in_force() && deny.family == family)
             .flat_map(|(_, deny, _)| deny.protected())
             .collect()
     }
@@ -239,6 +271,15 @@ impl<'a> MachineView<'a> {
                 (rule, deny, is_good)
             })
             .collect()
+    }
+
+    /// Reports whether Postern's rules for the machine stay behind the customer's: no consent was given to move those.
+    pub(crate) fn is_behind(&self) -> bool {
+        let mut denies = self.groups.values().flat_map(|group| self.denies(group)).peekable();
+        match denies.peek() {
+            Some(_) => denies.all(|(rule, ..)| names::is_behind(&rule.description)),
+            None => self.locked_rules.is_behind,
+        }
     }
 
     /// Reports whether a release of the machine is under way.
@@ -323,8 +364,14 @@ impl<'a> MachineView<'a> {
         by_groups.chain(by_firewall).collect()
     }
 
-    /// Returns the state that Azure holds for the machine.
+    /// Returns the state that Azure holds for the machine. A write of a whole group that is under way is no difference: Azure
+    /// shows every rule as being updated then.
     pub(crate) fn observation(&self, flush: Flush) -> Observation {
+        let groups = self.groups.iter().map(|(id, group)| (id.clone(), group.once_settled())).collect();
+        MachineView { groups: &groups, ..*self }.settled_observation(flush)
+    }
+
+    fn settled_observation(&self, flush: Flush) -> Observation {
         let windows = |held: Vec<AllowRule>| {
             let settled = held.into_iter().filter(|held| held.is_settled);
             settled.flat_map(|held| held.windows).collect::<BTreeSet<_>>()
@@ -390,6 +437,7 @@ impl<'a> MachineView<'a> {
         mapped.collect()
     }
 
+    /// Finds what differs from the state that Postern left.
     fn drift(&self, flush: Flush) -> Vec<Drift> {
         let mut drift = Vec::new();
         let mut found = |what: String, repairable| drift.push(Drift { what, repairable });
@@ -407,9 +455,37 @@ impl<'a> MachineView<'a> {
         for name in self.stray_nat_rules() {
             found(format!("rule {name} of the firewall is not as Postern wrote it"), true);
         }
-        for (group, _, ports) in self.gaps(&locked) {
-            let ports: Vec<String> = ports.iter().map(ToString::to_string).collect();
-            found(format!("no rule of {} shuts {}", group.id.name(), ports.join(", ")), true);
+        for (group, _, missing) in self.gaps(&locked) {
+            let ports: Vec<String> = missing.iter().map(ToString::to_string).collect();
+            let unfinished = self.denies(group).into_iter().find(|(rule, deny, is_good)| {
+                *is_good && !rule.is_in_force() && deny.protected().any(|port| missing.contains(&port))
+            });
+            let (name, ports) = (group.id.name(), ports.join(", "));
+            match unfinished {
+                Some((rule, ..)) if rule.state == RuleState::Failed => found(
+                    format!(
+                        "rule {} of {name} does not shut {ports}: Azure says that its last write failed",
+                        rule.name
+                    ),
+                    true,
+                ),
+                Some((rule, ..)) => found(
+                    format!(
+                        "rule {} of {name} does not shut {ports} yet: Azure has not finished its last write",
+                        rule.name
+                    ),
+                    true,
+                ),
+                None => found(format!("no rule of {name} shuts {ports}"), true),
+            }
+        }
+        for group in self.on_the_way() {
+            for (rule, _) in self.managed_rules(group).filter(|(_, name)| name.clone().allow().is_some()) {
+                if let Some(obstacle) = self.obstacle_of(group, rule) {
+                    let (group, rule) = (group.id.name(), &rule.name);
+                    found(format!("{obstacle} of {group} before the window's rule {rule}"), false);
+                }
+            }
         }
         for (group, rule) in self.unmoved() {
             found(
@@ -418,6 +494,9 @@ impl<'a> MachineView<'a> {
             );
         }
         if !locked.is_empty() {
+            if let Some(reason) = self.machine.gap() {
+                found(format!("not locked: {reason}"), false);
+            }
             for open in self.still_open(&locked) {
                 found(format!("not locked: {open}"), false);
             }
@@ -432,8 +511,13 @@ impl<'a> MachineView<'a> {
         drift
     }
 
-    /// The customer's rules that are noted as moved and still have their old priority, each with its group.
+    /// The customer's rules that are noted as moved and still have their old priority, each with its group, by priority: a
+    /// lockdown that goes on moves them in the order in which it was planned, so that none passes another rule than planned.
     pub(crate) fn unmoved(&self) -> Vec<(&'a Nsg, &'a NsgRule)> {
+        // The notes are of other machines then.
+        if self.is_behind() {
+            return Vec::new();
+        }
         let unmoved = self.on_the_way().flat_map(|group| {
             // If Postern's rules come before it by now, there is nothing to move.
             let last = self.denies(group).iter().map(|(deny, ..)| deny.priority).max().unwrap_or(u16::MAX);
@@ -442,7 +526,10 @@ impl<'a> MachineView<'a> {
                 (rule.priority == note.priority && rule.priority < last).then_some((group, rule))
             })
         });
-        unmoved.collect()
+        let mut unmoved: Vec<_> = unmoved.collect();
+        // The notes lie from the end of the list, the last one first.
+        unmoved.sort_by_key(|(group, rule)| (&group.id, rule.priority));
+        unmoved
     }
 }
 
@@ -458,7 +545,7 @@ pub(crate) fn notes<'a>(
 }
 
 /// The content of a rule; none where Postern never writes such a rule.
-fn content(rule: &NsgRule) -> Option<Content> {
+pub(crate) fn content(rule: &NsgRule) -> Option<Content> {
     let RuleProtocol::One(protocol) = rule.traffic.protocol else { return None };
     let ports = rule
         .traffic

@@ -13,7 +13,7 @@ use crate::id::ArmId;
 use crate::names::RuleName;
 use crate::network::{
     Address, Firewall, Forward, NatRule, Nic, Nsg, NsgRule, NsgTraffic, RouteTable, RulePeer, RuleProtocol,
-    Subnet,
+    RuleState, Subnet,
 };
 
 /// The word of one of Azure's enumerations, in lower case.
@@ -108,8 +108,17 @@ fn rule(rule: &azure::SecurityRule, is_default: bool) -> Option<NsgRule> {
         traffic: if is_turned { nothing } else { traffic() },
         description: properties.description.clone().unwrap_or_default(),
         is_default,
-        is_settled: properties.provisioning_state.as_ref().is_none_or(|state| word(state) == "succeeded"),
+        state: state(properties.provisioning_state.as_ref()),
     })
+}
+
+/// The state of a rule or a firewall; an answer without one says that nothing is under way.
+fn state(state: Option<&impl Serialize>) -> RuleState {
+    match state.map(word).as_deref() {
+        None | Some("succeeded") => RuleState::InForce,
+        Some("failed" | "canceled") => RuleState::Failed,
+        Some(_) => RuleState::Changing,
+    }
 }
 
 /// Reads `*`, a port, or a range of ports.
@@ -124,11 +133,27 @@ pub(crate) fn ports(text: &str) -> Option<RangeInclusive<u16>> {
 /// A network interface.
 pub(crate) fn interface(interface: &azure::NetworkInterface) -> Option<Nic> {
     let properties = interface.properties.as_ref()?;
-    let addresses = properties.ip_configurations.iter().filter_map(|configuration| {
-        let properties = configuration.properties.as_ref()?;
-        Some(Address {
-            ip: properties.private_ip_address.as_ref()?.parse().ok()?,
-            subnet: properties.subnet.as_ref().and_then(|subnet| id(subnet.sub_resource.id.as_ref())),
+    let name = interface.resource.name.as_deref().unwrap_or_default();
+    let (mut addresses, mut unread) = (Vec::new(), Vec::new());
+    for properties in properties.ip_configurations.iter().filter_map(|it| it.properties.as_ref()) {
+        // An address that Azure has not assigned yet lets nothing in.
+        let Some(text) = properties.private_ip_address.as_ref().filter(|text| !text.is_empty()) else {
+            continue;
+        };
+        let subnet_id = properties.subnet.as_ref().and_then(|subnet| subnet.sub_resource.id.as_ref());
+        let subnet = id(subnet_id);
+        let Ok(ip) = text.parse() else {
+            unread.push(format!(
+                "its interface {name} has {text:?} as its address: Postern handles single addresses, and no blocks"
+            ));
+            continue;
+        };
+        if let Some(text) = subnet_id.filter(|_| subnet.is_none()) {
+            unread.push(format!("the id of the subnet of its interface {name} cannot be read: {text:?}"));
+        }
+        addresses.push(Address {
+            ip,
+            subnet,
             application_groups: properties
                 .application_security_groups
                 .iter()
@@ -140,13 +165,14 @@ pub(crate) fn interface(interface: &azure::NetworkInterface) -> Option<Nic> {
                 .filter_map(|rule| id(rule.sub_resource.id.as_ref()))
                 .collect(),
             public: properties.public_ip_address.as_ref().and_then(|public| resource_id(&public.resource)),
-        })
-    });
-    Some(Nic {
-        vm: sub(properties.virtual_machine.as_ref()),
-        group: properties.network_security_group.as_ref().and_then(|group| resource_id(&group.resource)),
-        addresses: addresses.collect(),
-    })
+        });
+    }
+    let group = properties.network_security_group.as_ref();
+    let group_id = group.and_then(|group| resource_id(&group.resource));
+    if group.is_some() && group_id.is_none() {
+        unread.push(format!("the id of the network security group of its interface {name} cannot be read"));
+    }
+    Some(Nic { vm: sub(properties.virtual_machine.as_ref()), group: group_id, addresses, unread })
 }
 
 /// A subnet.
@@ -226,7 +252,7 @@ pub(crate) fn firewall(firewall: &azure::AzureFirewall) -> Option<Firewall> {
         public: ends.iter().filter_map(|end| sub(end.public_ip_address.as_ref())).collect(),
         subnet: ends.iter().find_map(|end| sub(end.subnet.as_ref())),
         policy: properties.firewall_policy.as_ref().map(|policy| policy.id.clone().unwrap_or_default()),
-        is_settled: properties.provisioning_state.as_ref().is_none_or(|state| word(state) != "updating"),
+        state: state(properties.provisioning_state.as_ref()),
         nat: nat.collect(),
     })
 }

@@ -167,10 +167,10 @@ pub(crate) enum Failure {
         /// The number of VMs.
         count: usize,
     },
-    /// An assessment with `--fail-on` could not read every place.
-    #[error("{places} accounts, Regions or subscriptions could not be read; see the result")]
+    /// An assessment could not read every place.
+    #[error("the broker could not read {places} places of its clouds; see the result")]
     Unread {
-        /// The number of accounts, Regions and subscriptions.
+        /// The number of accounts, Regions, subscriptions and kinds of resource.
         places: usize,
     },
     /// A status with `--check` found problems.

@@ -9,8 +9,8 @@ use postern_core::{ProtectedPort, TargetId};
 
 use crate::{
     Action, Assessment, AssessmentReport, CallerToken, CloudChange, CloudError, Concern, ConcernKind, Drift,
-    Health, LockdownOrder, LockdownReport, Observation, Provider, Reach, Sighting, Stray, SweepReport,
-    Unread,
+    Health, Hidden, LockdownOrder, LockdownReport, Observation, Provider, Reach, Sighting, Stray,
+    SweepReport, Unread,
 };
 
 /// A cloud in memory. Every target exists, under lockdown, until it is released or terminated.
@@ -310,7 +310,7 @@ impl Provider for FakeCloud {
         if let Some(error) = inner.outage.clone() {
             return SweepReport {
                 sightings: Vec::new(),
-                unread: vec![Unread { place: "everywhere".into(), error }],
+                unread: vec![Unread { place: "everywhere".into(), error, hides: Hidden::Everything }],
             };
         }
         let sighting = |target: TargetId| Sighting { held: Some(inner.observation(&target)), target };

@@ -59,5 +59,5 @@ pub use assessment::{Assessment, AssessmentReport, Health};
 pub use caller::CallerToken;
 pub use error::CloudError;
 pub use lockdown::{Action, CloudChange, Concern, ConcernKind, Consent, LockdownOrder, LockdownReport};
-pub use observation::{Drift, Observation, Reach, Sighting, Stray, SweepReport, Translation, Unread};
+pub use observation::{Drift, Hidden, Observation, Reach, Sighting, Stray, SweepReport, Translation, Unread};
 pub use provider::Provider;

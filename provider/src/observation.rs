@@ -113,6 +113,32 @@ pub struct Unread {
     pub place: String,
     /// The reason.
     pub error: CloudError,
+    /// The targets that the report may lack because of it.
+    pub hides: Hidden,
+}
+
+impl Unread {
+    /// Reports whether the report may lack this target because of it.
+    pub fn may_hide(&self, target: &TargetId) -> bool {
+        match &self.hides {
+            Hidden::Nothing => false,
+            Hidden::Everything => true,
+            Hidden::Subscription(hidden) => {
+                matches!(target, TargetId::Azure { subscription, .. } if subscription == hidden)
+            }
+        }
+    }
+}
+
+/// The targets that a report may lack because a part of a cloud could not be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Hidden {
+    /// None: every target is in the report, and perhaps not all of its state.
+    Nothing,
+    /// Any target of the cloud.
+    Everything,
+    /// The targets of an Azure subscription.
+    Subscription(String),
 }
 
 #[cfg(test)]

@@ -107,14 +107,14 @@ fn descriptions_fit_and_name_the_target_where_there_is_room() {
     let end = Timestamp::from_nanosecond(4_000_000_000_123_456_789).unwrap();
     let texts = [
         describe_window(&target(), grant, end),
-        describe_deny(&target()),
+        describe_deny(&target(), true),
         describe_moved(&"r".repeat(80), 4096),
     ];
     assert!(texts.iter().all(|text| text.len() <= MAX_DESCRIPTION), "{texts:?}");
     let short =
         TargetId::from_segments(&["azure", "00000000-0000-0000-0000-00000000000a", "rg", "vm-1"]).unwrap();
     let key = Key::of("postern.example", &short);
-    let text = describe_deny(&short);
+    let text = describe_deny(&short, false);
     let named = target_of(&text, "00000000-0000-0000-0000-00000000000a", &key, "postern.example");
     assert_eq!(named, Some(short));
     let edited = text.replace("vm-1", "vm-2");

@@ -22,6 +22,8 @@ pub(super) struct GroupDraft<'a> {
     pub(super) group: Nsg,
     pub(super) priorities: &'a Priorities,
     pub(super) writes: Vec<RuleWrite>,
+    /// True if Postern's rules for the machine stay behind the customer's: the administrator gave no consent to move those.
+    pub(super) is_behind: bool,
 }
 
 impl GroupDraft<'_> {
@@ -31,10 +33,19 @@ impl GroupDraft<'_> {
         ports: &BTreeSet<ProtectedPort>,
         posterns_first: bool,
     ) -> Result<Vec<RuleWrite>, PlanError> {
+        if !self.is_behind {
+            // They are written again under the same names, and say that the administrator has consented by now.
+            let former = self.view.denies(&self.group).into_iter().map(|(rule, ..)| rule);
+            let former = former.filter(|rule| names::is_behind(&rule.description));
+            let former: BTreeSet<String> = former.map(|rule| rule.name.clone()).collect();
+            self.group.rules.retain(|rule| !former.contains(&rule.name));
+        }
         let open = self.open_to(ports);
         // An earlier lockdown noted these rules, and stopped before it moved them.
         let begun = self.view.unmoved().into_iter().filter(|(group, _)| group.id == self.group.id);
-        let begun: Vec<NsgRule> = begun.map(|(_, rule)| rule.clone()).collect();
+        // The note may be another machine's: without consent, no rule is moved for this one.
+        let is_begun = !self.is_behind || !self.view.shut().is_empty();
+        let begun: Vec<NsgRule> = begun.filter(|_| is_begun).map(|(_, rule)| rule.clone()).collect();
         if !posterns_first || open.is_empty() {
             // Where rules were noted to be moved, Postern's rules come first.
             let passed = if begun.is_empty() { &[][..] } else { &open[..] };
@@ -50,6 +61,9 @@ impl GroupDraft<'_> {
             self.shut(ports, |draft, _, _| draft.free_below(before))?;
             return Ok(self.writes);
         }
+        if let Some(limit) = self.limit(&open) {
+            return self.lock_before(ports, &open, limit);
+        }
         let last = self.last_if(ports, &open)?;
         let moving: Vec<NsgRule> = open.iter().filter(|rule| rule.priority < last).cloned().collect();
         for rule in &moving {
@@ -64,10 +78,85 @@ impl GroupDraft<'_> {
 
     /// The last priority of a rule of Postern's, if the ports were shut without regard to these rules.
     fn last_if(&self, ports: &BTreeSet<ProtectedPort>, open: &[NsgRule]) -> Result<u16, PlanError> {
-        let (view, group, priorities) = (self.view, self.group.clone(), self.priorities);
-        let mut trial = GroupDraft { view, group, priorities, writes: Vec::new() };
+        let trial = self.trial(ports, open)?;
+        Ok(self.view.denies(&trial.group).iter().map(|(rule, ..)| rule.priority).max().unwrap_or(0))
+    }
+
+    /// The group, if the ports were shut without regard to these rules.
+    fn trial(&self, ports: &BTreeSet<ProtectedPort>, open: &[NsgRule]) -> Result<Self, PlanError> {
+        let Self { view, priorities, is_behind, .. } = *self;
+        let mut trial =
+            GroupDraft { view, group: self.group.clone(), priorities, writes: Vec::new(), is_behind };
         trial.shut(ports, |draft, ports, family| draft.behind(ports, family, open))?;
-        Ok(view.denies(&trial.group).iter().map(|(rule, ..)| rule.priority).max().unwrap_or(0))
+        Ok(trial)
+    }
+
+    /// The first rule that shuts ports of another machine without consent, among those that a move of these rules could pass: the
+    /// move would shut what these rules keep open there.
+    pub(super) fn limit(&self, moving: &[NsgRule]) -> Option<u16> {
+        let others = self.neighbours().filter(|deny| {
+            moving.iter().any(|rule| rule.priority < deny.priority && rule.traffic.overlaps(&deny.traffic))
+        });
+        others.map(|deny| deny.priority).min()
+    }
+
+    /// The rules that shut ports of other machines behind the customer's rules.
+    fn neighbours(&self) -> impl Iterator<Item = &NsgRule> {
+        let key = self.view.key();
+        let others = denies(&self.group, self.view.deployment).filter(move |(_, deny)| deny.key != key);
+        others.map(|(rule, _)| rule).filter(|rule| names::is_behind(&rule.description))
+    }
+
+    /// Plans a lockdown that moves these rules, all of it before a priority.
+    fn lock_before(
+        mut self,
+        ports: &BTreeSet<ProtectedPort>,
+        open: &[NsgRule],
+        limit: u16,
+    ) -> Result<Vec<RuleWrite>, PlanError> {
+        let places = self.places_before(ports, open, limit)?;
+        let last = places.last().copied().unwrap_or(0);
+        let moving: Vec<&NsgRule> = open.iter().filter(|rule| rule.priority < last).collect();
+        for rule in &moving {
+            self.note(&rule.name, rule.priority)?;
+        }
+        self.shut(ports, |draft, _, _| draft.one_of(&places))?;
+        for rule in moving {
+            self.move_behind(rule)?;
+        }
+        Ok(self.writes)
+    }
+
+    /// The last free priorities before this one that leave room for these rules behind them: one for each rule that shuts ports.
+    pub(super) fn places_before(
+        &self,
+        ports: &BTreeSet<ProtectedPort>,
+        open: &[NsgRule],
+        limit: u16,
+    ) -> Result<Vec<u16>, PlanError> {
+        let count = self.trial(ports, open)?.writes.len();
+        let free = *self.priorities.windows.start()..limit;
+        let free: Vec<u16> = free.filter(|priority| !self.group.is_taken(*priority)).collect();
+        let first = free.len().checked_sub(count + open.len()).filter(|room| *room > MIN_WINDOW_ROOM);
+        match first {
+            Some(first) => Ok(free[first..first + count].to_vec()),
+            None => Err(self.shuts_another(open, limit)),
+        }
+    }
+
+    pub(super) fn one_of(&self, places: &[u16]) -> Result<u16, PlanError> {
+        let free = places.iter().copied().find(|place| !self.group.is_taken(*place));
+        free.ok_or_else(|| self.full("before the rules of another machine"))
+    }
+
+    fn shuts_another(&self, moving: &[NsgRule], limit: u16) -> PlanError {
+        let other = self.neighbours().find(|deny| deny.priority == limit);
+        let other = other.and_then(|deny| names::machine_in(&deny.description)).unwrap_or("another VM");
+        let rule = moving.first().map_or("of a customer", |rule| rule.name.as_str());
+        PlanError(format!(
+            "rule {rule} of {} cannot be moved behind Postern's without shutting {other}, which was locked down without `--accept precedence`: lock that one down with it as well, or release it first",
+            self.group.id.name()
+        ))
     }
 
     /// The customer's rules that admit a source to one of the ports, and come before Postern's.
@@ -110,7 +199,7 @@ impl GroupDraft<'_> {
                 addresses: self.view.machine.addresses(deny.family),
                 ports: deny.ports.clone(),
             },
-            description: names::describe_deny(self.view.target),
+            description: names::describe_deny(self.view.target, self.is_behind),
         });
     }
 
@@ -216,6 +305,9 @@ impl GroupDraft<'_> {
                 passed.name,
                 passed.priority
             )));
+        }
+        if let Some(limit) = self.limit(std::slice::from_ref(rule)).filter(|limit| *limit < to) {
+            return Err(self.shuts_another(std::slice::from_ref(rule), limit));
         }
         let moved = RuleWrite::Move {
             group: self.group.id.clone(),

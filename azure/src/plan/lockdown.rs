@@ -30,9 +30,10 @@ pub(crate) fn lock(
     // If another group on the way keeps every source out, no rule has to move in this one.
     let stays_open =
         posterns_first && !exposures(view.groups, &view.machine.doors, &ports).iter().all(|it| it.by_default);
+    let is_behind = !posterns_first && (view.shut().is_empty() || view.is_behind());
     let mut of_groups = Vec::new();
     for group in view.on_the_way() {
-        let draft = GroupDraft { view, group: group.clone(), priorities, writes: Vec::new() };
+        let draft = GroupDraft { view, group: group.clone(), priorities, writes: Vec::new(), is_behind };
         of_groups.extend(draft.lock(&ports, stays_open)?);
     }
     // The notes of every group come before the first rule that shuts a port: a lockdown that stopped is known by them to be one
@@ -48,13 +49,21 @@ pub(crate) fn resume(view: &MachineView<'_>, priorities: &Priorities) -> Result<
     let mut writes = Vec::new();
     let locked = view.locked();
     for group in view.on_the_way() {
-        let mut draft = GroupDraft { view, group: group.clone(), priorities, writes: Vec::new() };
+        let is_behind = view.is_behind();
+        let mut draft = GroupDraft { view, group: group.clone(), priorities, writes: Vec::new(), is_behind };
         let unmoved = view.unmoved().into_iter().filter(|(of, _)| of.id == group.id);
         let moving: Vec<NsgRule> = unmoved.map(|(_, rule)| rule.clone()).collect();
         // Where a rule was noted to be moved, Postern's rules come first.
         draft.put_back();
         let passed = if moving.is_empty() { Vec::new() } else { draft.open_to(&locked) };
+        let places = match draft.limit(&moving) {
+            Some(limit) => draft.places_before(&locked, &passed, limit)?,
+            None => Vec::new(),
+        };
         draft.shut(&locked, |draft, ports, family| {
+            if !places.is_empty() {
+                return draft.one_of(&places);
+            }
             // If no priority is free behind them, the lockdown was planned with Postern's rules first.
             let before = || draft.open_to(ports).first().map_or(MAX_PRIORITY, |rule| rule.priority);
             draft.behind(ports, family, &passed).or_else(|_| draft.free_below(before()))

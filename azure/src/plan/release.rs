@@ -10,7 +10,7 @@ use super::draft::{GroupDraft, denies, passed};
 use super::priority::MAX_PRIORITY;
 use super::write::{PlanError, RuleWrite};
 use crate::id::ArmId;
-use crate::names::{Moved, RuleName};
+use crate::names::{self, Moved, RuleName};
 use crate::network::{Nsg, NsgRule};
 use crate::rules::{NewNsgRule, RuleMatch};
 use crate::settings::Priorities;
@@ -57,6 +57,8 @@ impl ReleasePlan {
         let others: Vec<&NsgRule> = denies(group, view.deployment)
             .filter(|(_, deny)| deny.key != key)
             .map(|(rule, _)| rule)
+            // A machine that was locked down without consent needs no rule moved.
+            .filter(|rule| !names::is_behind(&rule.description))
             .collect();
         let mut places = BTreeSet::new();
         let go = |rule: &NsgRule, to| RuleWrite::Move {
@@ -177,11 +179,13 @@ pub(crate) fn lost_notes(
     for (id, moved) in moved {
         let Some(group) = view.groups.get(id) else { continue };
         let is_needed = |rule: &&NsgRule| {
-            let mut denies = denies(group, view.deployment);
+            let mut denies =
+                denies(group, view.deployment).filter(|(deny, _)| !names::is_behind(&deny.description));
             rule.priority != moved.priority && denies.any(|(deny, _)| deny.traffic.overlaps(&rule.traffic))
         };
         if let Some(rule) = group.rules.iter().find(|rule| moved.was(&rule.name)).filter(is_needed) {
-            let mut draft = GroupDraft { view, group: group.clone(), priorities, writes: Vec::new() };
+            let (group, writes_so_far) = (group.clone(), Vec::new());
+            let mut draft = GroupDraft { view, group, priorities, writes: writes_so_far, is_behind: false };
             draft.note(&rule.name, moved.priority)?;
             writes.extend(draft.writes);
         }

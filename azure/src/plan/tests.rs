@@ -10,7 +10,7 @@ use super::*;
 use crate::id::ArmId;
 use crate::machine::Machine;
 use crate::names::RuleName;
-use crate::network::{Door, Nsg, NsgRule, NsgTraffic, RulePeer, RuleProtocol};
+use crate::network::{Door, Nsg, NsgRule, NsgTraffic, RulePeer, RuleProtocol, RuleState};
 use crate::settings::Priorities;
 use crate::snapshot::{LockedRules, MachineView};
 
@@ -125,7 +125,7 @@ fn rule(name: &str, priority: u16, allows: bool, from: &str, to: &str, ports: &s
         },
         description: "customer".into(),
         is_default: priority >= 65_000,
-        is_settled: true,
+        state: RuleState::InForce,
     }
 }
 
@@ -229,6 +229,34 @@ fn i8_a_lockdown_that_was_to_move_a_rule_goes_on_from_every_write() {
 }
 
 #[test]
+fn i8_a_lockdown_that_goes_on_moves_rules_in_the_order_of_its_plan() {
+    let before = vec![
+        rule("first", 100, true, "*", "*", "*"),
+        rule("second", 395, true, "*", "*", "20-25"),
+        // The first rule must not pass it; the second may.
+        rule("no", 402, false, "*", "10.0.0.0/24", "3389"),
+    ];
+    for groups in [
+        [group("nsg-subnet", before.clone())].into(),
+        [group("nsg-nic", before.clone()), group("nsg-subnet", before)].into(),
+    ] {
+        let groups: Groups = groups;
+        let subject = Subject::new(4, &groups);
+        let writes = subject.lock(&groups, &ssh_and_rdp(), true).unwrap();
+        let planned = apply(&groups, &writes);
+        for stop in 0..=writes.len() {
+            let stopped = apply(&groups, &writes[..stop]);
+            assert!(subject.lock(&stopped, &ssh_and_rdp(), true).is_ok(), "after {stop} of {writes:?}");
+            if subject.view(&stopped).locked().is_empty() {
+                continue;
+            }
+            let resumed = resume(&subject.view(&stopped), &Priorities::default()).unwrap();
+            assert_eq!(apply(&stopped, &resumed), planned, "after {stop} of {writes:?}");
+        }
+    }
+}
+
+#[test]
 fn a_rule_does_not_pass_one_that_says_otherwise() {
     let groups =
         with(vec![rule("ssh", 100, true, "*", "*", "22"), rule("no", 200, false, "10.0.0.0/8", "*", "*")]);
@@ -247,6 +275,70 @@ fn i6_what_another_machine_needs_shut_stays_moved_until_that_one_is_released() {
     let left = apply(&both, &one.release(&both).unwrap());
     assert!(one.admits(&left, "8.8.8.8", 22) && !other.admits(&left, "8.8.8.8", 22));
     assert_eq!(apply(&left, &other.release(&left).unwrap()), groups);
+}
+
+/// One machine that was locked down without consent, behind a rule of the customer's at 100; and the lockdown of another one.
+fn neighbour_without_consent(rules: Vec<NsgRule>) -> (Groups, Groups, Subject, Subject) {
+    let before = with(rules);
+    let (one, two) = (Subject::new(1, &before), Subject::new(2, &before));
+    let groups = apply(&before, &two.lock(&before, &ssh(), false).unwrap());
+    (before, groups, one, two)
+}
+
+#[test]
+fn i6_a_consent_is_for_its_target_alone() {
+    let (before, groups, one, two) = neighbour_without_consent(vec![rule("ssh", 100, true, "*", "*", "22")]);
+    assert!(two.admits(&groups, "8.8.8.8", 22), "the customer's rule comes first");
+    let writes = one.lock(&groups, &ssh(), true).unwrap();
+    for stop in 0..=writes.len() {
+        let stopped = apply(&groups, &writes[..stop]);
+        assert!(two.admits(&stopped, "8.8.8.8", 22), "after {stop} of {writes:?}");
+        let resumed = resume(&two.view(&stopped), &Priorities::default()).unwrap();
+        assert_eq!(resumed, [], "a repair of the other one moves nothing");
+        if stop > 1 && !one.view(&stopped).locked().is_empty() {
+            let resumed = apply(&stopped, &resume(&one.view(&stopped), &Priorities::default()).unwrap());
+            assert!(!one.admits(&resumed, "8.8.8.8", 22) && two.admits(&resumed, "8.8.8.8", 22));
+        }
+    }
+    let both = apply(&groups, &writes);
+    assert!(!one.admits(&both, "8.8.8.8", 22));
+    assert_eq!(one.lock(&both, &ssh(), true).unwrap(), [], "it is done");
+    let released = apply(&both, &one.release(&both).unwrap());
+    assert_eq!(released, groups, "the other one is as it was");
+    assert_eq!(apply(&released, &two.release(&released).unwrap()), before);
+    let other_way = apply(&both, &two.release(&both).unwrap());
+    assert!(!one.admits(&other_way, "8.8.8.8", 22) && two.admits(&other_way, "8.8.8.8", 22));
+    assert_eq!(apply(&other_way, &one.release(&other_way).unwrap()), before);
+    // With its own consent it is shut, too, and stays so.
+    let consented = apply(&both, &two.lock(&both, &ssh(), true).unwrap());
+    assert!(!two.admits(&consented, "8.8.8.8", 22) && !one.admits(&consented, "8.8.8.8", 22));
+    let left = apply(&consented, &one.release(&consented).unwrap());
+    assert!(!two.admits(&left, "8.8.8.8", 22) && one.admits(&left, "8.8.8.8", 22));
+    assert_eq!(apply(&left, &two.release(&left).unwrap()), before);
+}
+
+#[test]
+fn i6_a_lockdown_after_a_neighbours_that_moved_a_rule_needs_no_consent_of_its_own() {
+    let before = with(vec![rule("ssh", 100, true, "*", "*", "22")]);
+    let (one, two) = (Subject::new(1, &before), Subject::new(2, &before));
+    let writes = one.lock(&before, &ssh(), true).unwrap();
+    for stop in 0..=writes.len() {
+        let stopped = apply(&before, &writes[..stop]);
+        let both = apply(&stopped, &two.lock(&stopped, &ssh(), false).unwrap());
+        assert!(two.admits(&both, "8.8.8.8", 22), "after {stop} of {writes:?}");
+        let released = apply(&both, &one.release(&both).unwrap());
+        assert!(two.admits(&released, "8.8.8.8", 22), "after {stop} of {writes:?}");
+        assert_eq!(apply(&released, &two.release(&released).unwrap()), before);
+    }
+}
+
+#[test]
+fn i6_a_move_that_would_shut_a_neighbour_without_consent_is_refused_by_its_name() {
+    // No room between the customer's rule and the neighbour's.
+    let full = (100..400).map(|at| rule(&format!("customer-{at}"), at, true, "192.0.2.7", "*", "22"));
+    let (_, groups, one, _) = neighbour_without_consent(full.collect());
+    let PlanError(reason) = one.lock(&groups, &ssh(), true).unwrap_err();
+    assert!(reason.contains("without shutting g/vm-2") && reason.contains("--accept precedence"), "{reason}");
 }
 
 #[test]
@@ -326,7 +418,9 @@ fn after_a_conflict_a_window_goes_to_a_priority_of_its_own() {
     let one = Subject::new(1, &groups);
     let locked = apply(&groups, &one.lock(&groups, &ssh(), false).unwrap());
     let (view, group) = (one.view(&locked), &locked[&id("nsg-nic")]);
-    let at = |name: &str, tries| window_priority(&view, group, &Priorities::default(), name, tries).unwrap();
+    let at = |name: &str, tries| {
+        window_priority(&view, group, &Priorities::default(), (name, tries), None).unwrap()
+    };
     assert_eq!((at("a", 0), at("b", 0)), (100, 100));
     let places: BTreeSet<u16> = (0..20).map(|at_once| at(&format!("postern-{at_once}"), 1)).collect();
     assert!(places.len() > 15 && places.iter().all(|it| (100..400).contains(it)), "{places:?}");
@@ -443,6 +537,22 @@ proptest! {
         }
         let released = apply(&stopped, &subject.release(&stopped).unwrap());
         prop_assert_eq!(&released, &groups);
+    }
+
+    #[test]
+    fn i6_a_lockdown_and_its_release_change_no_neighbour(groups in groups(), first in any::<bool>(), stop in 0usize..12) {
+        let (subject, neighbour) = (Subject::new(4, &groups), Subject::new(5, &groups));
+        let Ok(writes) = neighbour.lock(&groups, &ssh_and_rdp(), false) else { return Ok(()) };
+        let groups = apply(&groups, &writes);
+        let Ok(writes) = subject.lock(&groups, &ssh_and_rdp(), first) else { return Ok(()) };
+        let before = neighbour.verdicts(&groups);
+        let stopped = apply(&groups, &writes[..stop.min(writes.len())]);
+        prop_assert_eq!(&before, &neighbour.verdicts(&stopped));
+        prop_assert_eq!(resume(&neighbour.view(&stopped), &Priorities::default()).unwrap(), vec![]);
+        let locked = apply(&groups, &writes);
+        prop_assert!(!first || subject.verdicts(&locked).iter().all(|(_, port, open)| !open || *port == 443));
+        prop_assert_eq!(&apply(&stopped, &subject.release(&stopped).unwrap()), &groups);
+        prop_assert_eq!(&apply(&locked, &subject.release(&locked).unwrap()), &groups);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use postern_core::plan::{LayerWindow, desired_cloud};
 use postern_core::{Grant, ProtectedPort, TargetId};
-use postern_provider::{Assessment, AssessmentReport, CloudError, Health, Unread};
+use postern_provider::{Assessment, AssessmentReport, CloudError, Health, Hidden, Unread};
 
 use super::App;
 
@@ -32,7 +32,8 @@ pub async fn assess(
         }
         (Err(error), _) | (_, Err(error)) => {
             let reason = format!("open windows cannot be compared with the grants: {error}");
-            survey.unread.push(Unread { place: "the store".into(), error: CloudError::unavailable(reason) });
+            let (error, hides) = (CloudError::unavailable(reason), Hidden::Nothing);
+            survey.unread.push(Unread { place: "the store".into(), error, hides });
         }
     }
     if !targets.is_empty() {

@@ -231,7 +231,11 @@ pub const ALL: [Metric; 34] = [
     ),
     counter(CLOUD_FAILURES, None, "Rounds on a target that failed"),
     gauge(CLOUD_STUCK, None, "Targets whose cloud has failed three times in a row or more"),
-    gauge(CLOUD_UNREAD, None, "Accounts, Regions and subscriptions that the last sweep could not read"),
+    gauge(
+        CLOUD_UNREAD,
+        None,
+        "Accounts, Regions, subscriptions and kinds of resource that the last sweep could not read",
+    ),
     counter(CLOUD_DRIFT, None, "Changes in a cloud that Postern did not make"),
     counter(CLOUD_UNKNOWN, None, "Windows closed because no grant was known for them"),
     histogram(CLOUD_SWEEP, SWEEP_SECONDS, None, "How long sweeps of a cloud took"),

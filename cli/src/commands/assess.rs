@@ -11,8 +11,7 @@ use crate::output::{Console, json, table};
 /// Assesses the VMs for exposed management ports.
 ///
 /// # Errors
-/// The broker refuses or is away; with `--fail-on`, also an unhealthy VM, or a place that the broker could not
-/// read.
+/// The broker refuses or is away, or could not read every place; with `--fail-on`, also an unhealthy VM.
 pub(super) async fn assess(
     broker: &BrokerClient,
     console: &mut Console,
@@ -26,17 +25,15 @@ pub(super) async fn assess(
     let answer = broker.cloud_call(broker.targets().assess_targets(request)).await?;
     let report = json::AssessmentReportJson::from(answer);
     console.show(&report, table::assessment_report)?;
-    match asked.fail_on {
-        Some(FailOn::Unhealthy) => check(&report),
-        None => Ok(()),
-    }
+    check(&report, asked.fail_on)
 }
 
-/// Fails on an unhealthy VM, and on a place that could not be read: a VM there may be unhealthy.
-fn check(report: &json::AssessmentReportJson) -> Result<(), Failure> {
+/// Fails on an unhealthy VM if that is asked for, and on a place that could not be read: a VM there may be unhealthy.
+fn check(report: &json::AssessmentReportJson, fail_on: Option<FailOn>) -> Result<(), Failure> {
     let unhealthy = report.assessments.iter().filter(|one| one.verdict == json::UNHEALTHY).count();
-    if unhealthy > 0 {
-        return Err(Failure::Unhealthy { count: unhealthy });
+    match fail_on {
+        Some(FailOn::Unhealthy) if unhealthy > 0 => return Err(Failure::Unhealthy { count: unhealthy }),
+        Some(FailOn::Unhealthy) | None => {}
     }
     if report.unread.is_empty() { Ok(()) } else { Err(Failure::Unread { places: report.unread.len() }) }
 }

@@ -2,7 +2,7 @@
 
 use futures_util::{StreamExt as _, stream};
 
-use crate::{CloudError, Unread};
+use crate::{CloudError, Hidden, Unread};
 
 /// Reads every place, each given by its name and its read, at most `at_once` at a time. Returns the answers in the order of the
 /// places, and the places that could not be read: one that fails or is slow does not hold the others up.
@@ -17,7 +17,7 @@ where
         .into_iter()
         .enumerate()
         .map(|(number, (place, read))| async move {
-            (number, read.await.map_err(|error| Unread { place, error }))
+            (number, read.await.map_err(|error| Unread { place, error, hides: Hidden::Everything }))
         })
         .collect();
     let mut answers: Vec<(usize, Result<T, Unread>)> =
@@ -50,7 +50,8 @@ mod tests {
         };
         let (answers, unread) = read_places(32, (0..100).map(|place| (place.to_string(), read(place)))).await;
         assert_eq!(answers, (0..100).filter(|place| *place != 7).collect::<Vec<_>>());
-        assert_eq!(unread, [Unread { place: "7".into(), error: CloudError::unavailable("cut") }]);
+        let (error, hides) = (CloudError::unavailable("cut"), Hidden::Everything);
+        assert_eq!(unread, [Unread { place: "7".into(), error, hides }]);
         assert_eq!(most.load(Ordering::SeqCst), 32);
     }
 

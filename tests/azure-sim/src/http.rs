@@ -29,7 +29,7 @@ use crate::faults::{Call, Refusal};
 use crate::login::Bearer;
 use crate::rules;
 use crate::sim::AzureSim;
-use crate::state::ResourceId;
+use crate::state::{OperationLinks, ResourceId};
 
 /// A request, taken apart.
 struct SimRequest {
@@ -47,7 +47,7 @@ impl SimRequest {
         let query = parts.uri.query().unwrap_or_default().as_bytes();
         Self {
             method: parts.method.clone(),
-            path: parts.uri.path().to_owned(),
+            path: decoded(parts.uri.path()),
             query: form_urlencoded::parse(query).into_owned().collect(),
             headers: parts.headers.clone(),
             body,
@@ -62,6 +62,21 @@ impl SimRequest {
     fn host(&self) -> &str {
         self.header("host").unwrap_or_default()
     }
+}
+
+/// A path with its escaped bytes, as the letters of a resource group's name arrive (RFC 3986, section 2.1).
+fn decoded(path: &str) -> String {
+    let mut bytes = Vec::new();
+    let mut parts = path.split('%');
+    bytes.extend(parts.next().unwrap_or_default().bytes());
+    for part in parts {
+        let byte = part.get(..2).and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        match byte {
+            Some(byte) => bytes.extend([byte].into_iter().chain(part.bytes().skip(2))),
+            None => bytes.extend(b"%".iter().copied().chain(part.bytes())),
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// The mark of an answer in whose place the connection is cut on purpose.
@@ -276,25 +291,36 @@ impl AzureSim {
             )
         };
         let answer = if status == 202 {
-            Answer::empty(202).with("location", place("operationResults"))
+            Answer::empty(202)
         } else {
             Answer::json(status, &state.read(id).unwrap_or_default())
         };
-        Ok(answer.with("azure-asyncoperation", place("operations")).with("retry-after", "0".into()))
+        let answer = answer.with("retry-after", state.retry_after.to_string());
+        Ok(match state.links {
+            OperationLinks::AsyncOperation if status == 202 => answer
+                .with("location", place("operationResults"))
+                .with("azure-asyncoperation", place("operations")),
+            OperationLinks::AsyncOperation => answer.with("azure-asyncoperation", place("operations")),
+            OperationLinks::Location => answer.with("location", place("operationResults")),
+            OperationLinks::None => answer,
+        })
     }
 
     fn operation(&self, number: &str, as_status: bool) -> Result<Answer, Answer> {
         let state = self.state();
         let found = number.parse().ok().and_then(|number| state.operation(number));
+        let retry_after = state.retry_after.to_string();
         match (found, as_status) {
             (None, _) => Err(Answer::error(404, "OperationNotFound", "There is no such operation.")),
-            (Some((false, _)), true) => Ok(Answer::json(200, &json!({"status": "InProgress"}))),
+            (Some((false, _)), true) => {
+                Ok(Answer::json(200, &json!({"status": "InProgress"})).with("retry-after", retry_after))
+            }
             (Some((true, None)), true) => Ok(Answer::json(200, &json!({"status": "Succeeded"}))),
             (Some((true, Some(code))), true) => Ok(Answer::json(
                 200,
                 &json!({"status": "Failed", "error": {"code": code, "message": "a test"}}),
             )),
-            (Some((false, _)), false) => Ok(Answer::empty(202)),
+            (Some((false, _)), false) => Ok(Answer::empty(202).with("retry-after", retry_after)),
             (Some((true, None)), false) => Ok(Answer::empty(204)),
             (Some((true, Some(code))), false) => Err(Answer::error(409, code, "a test")),
         }

@@ -8,7 +8,9 @@
 //! - **Resources** (`state`): create, read, replace, delete and list, with ids in any letter case, pages, etags and `If-Match`. From
 //!   the REST specification of Microsoft.Network, API version 2024-03-01 (azure-rest-api-specs).
 //! - **Asynchronous operations** (`state`, `http`): a write is accepted, takes the time that a test sets, and then succeeds or fails. A
-//!   second write of the same resource is refused meanwhile. From Microsoft Learn, "Track asynchronous Azure operations".
+//!   second write of the same resource is refused meanwhile. From Microsoft Learn, "Track asynchronous Azure operations". An answer
+//!   links to its operation by `Azure-AsyncOperation`, by `Location` alone, or not at all (azure-resource-manager-rpc). A rule
+//!   whose write failed stays in its group as `Failed`, and is not in force: Azure does not say that it undoes the write.
 //! - **The rules for rules** (`rules`): names, priorities, descriptions, prefixes, ports and limits of a security rule, and those of a
 //!   firewall's NAT rules, with the error codes of Microsoft.Network. From Microsoft Learn, "Network security groups".
 //! - **Admission** (`oracle`): the connections that get in, by the rules in force: the subnet's group, then the interface's, the
@@ -50,3 +52,4 @@ pub use lab::{Lab, Vm};
 pub use oracle::Verdict;
 pub use postern_testkit::{CrashPoint, When};
 pub use sim::{AzureSim, SimServer};
+pub use state::OperationLinks;

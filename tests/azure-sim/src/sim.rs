@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use crate::faults::{Call, Fault};
 use crate::login::Logins;
 use crate::oracle::{self, Verdict};
-use crate::state::SimState;
+use crate::state::{OperationLinks, SimState};
 
 /// A running cloud. A clone is the same cloud.
 #[derive(Debug, Clone, Default)]
@@ -99,6 +99,19 @@ impl AzureSim {
     /// is none.
     pub fn settle(&self, kind: &str, span: Duration) {
         self.state().settle.insert(kind.to_ascii_lowercase(), span);
+    }
+
+    /// Sets the way in which answers link to their operations, and the seconds of their `Retry-After`. The default is
+    /// `Azure-AsyncOperation`, and none.
+    pub fn link_operations(&self, links: OperationLinks, retry_after: u64) {
+        let mut state = self.state();
+        (state.links, state.retry_after) = (links, retry_after);
+    }
+
+    /// Sets the state of a group, and of those of its rules whose names begin like this (all, for an empty text), as a read
+    /// answers it: a rule that is `Failed` is not in force, one that is `Updating` is in force as it was before.
+    pub fn set_state(&self, group: &str, begins: &str, state: &str) {
+        self.state().set_state(group, |name| name.starts_with(begins), state);
     }
 
     /// Accepts writes whatever etag they name, or ends that: Azure does not document a check for every kind of resource.

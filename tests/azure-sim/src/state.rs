@@ -20,6 +20,22 @@ pub(crate) struct SimState {
     pub(crate) settle: HashMap<String, Duration>,
     pub(crate) page_size: usize,
     pub(crate) takes_any_etag: bool,
+    pub(crate) links: OperationLinks,
+    /// The seconds that an answer asks a caller to wait before it polls.
+    pub(crate) retry_after: u64,
+}
+
+/// The way in which an answer says where its operation can be followed (azure-resource-manager-rpc, "Asynchronous
+/// operations"; the specification of Microsoft.Network names `final-state-via: location` for `SecurityRules_Delete`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OperationLinks {
+    /// `Azure-AsyncOperation`, and for a delete `Location` as well.
+    #[default]
+    AsyncOperation,
+    /// `Location` alone.
+    Location,
+    /// No link: the resource itself says `Updating` until the operation is done.
+    None,
 }
 
 #[derive(Debug)]
@@ -30,6 +46,8 @@ pub(crate) struct Operation {
     failure: Option<&'static str>,
     /// The resource before the change.
     before: Option<Value>,
+    /// The rule that the operation writes, in lower case.
+    rule: Option<String>,
     is_done: bool,
 }
 
@@ -43,6 +61,8 @@ impl Default for SimState {
             settle: HashMap::new(),
             page_size: 100,
             takes_any_etag: false,
+            links: OperationLinks::default(),
+            retry_after: 0,
         }
     }
 }
@@ -166,6 +186,13 @@ impl SimState {
             operation.is_done = true;
             let (target, before, failed) =
                 (operation.target.clone(), operation.before.take(), operation.failure.is_some());
+            let rule = operation.rule.take();
+            if failed && let Some(rule) = rule {
+                // The rule stays as it was written, and is not in force: an independent server that was built from the
+                // specification leaves it so.
+                self.set_state(&target, |name| name.eq_ignore_ascii_case(&rule), "Failed");
+                continue;
+            }
             if failed {
                 match before {
                     Some(before) => self.resources.insert(target.clone(), before),
@@ -177,9 +204,12 @@ impl SimState {
                 // Indexing would create a missing field.
                 let rules = resource["properties"].get_mut("securityRules").and_then(Value::as_array_mut);
                 for rule in rules.into_iter().flatten() {
-                    rule["properties"]["provisioningState"] = json!("Succeeded");
+                    if rule["properties"]["provisioningState"] != "Failed" {
+                        rule["properties"]["provisioningState"] = json!("Succeeded");
+                    }
                 }
-                self.force.insert(target, enforced(resource));
+                let former = self.force.remove(&target).unwrap_or_default();
+                self.force.insert(target, in_force_now(enforced(resource), &former));
             } else {
                 self.erase(&target);
             }
@@ -320,7 +350,9 @@ impl SimState {
                 before.is_none()
             }
         };
-        Ok((self.begin(&target, before, failure), is_new))
+        let rule = parts.child.filter(|(kind, _)| kind.eq_ignore_ascii_case("securityRules"));
+        let rule = rule.map(|(_, name)| name.to_ascii_lowercase());
+        Ok((self.begin(&target, before, failure, rule), is_new))
     }
 
     fn write_child(
@@ -400,7 +432,7 @@ impl SimState {
                 self.resources.remove(&target);
             }
         }
-        Ok(Some(self.begin(&target, before, failure)))
+        Ok(Some(self.begin(&target, before, failure, None)))
     }
 
     fn is_used(&self, group: &str) -> bool {
@@ -417,14 +449,36 @@ impl SimState {
         })
     }
 
-    fn begin(&mut self, target: &str, before: Option<Value>, failure: Option<&'static str>) -> usize {
+    /// Sets the state of a group, and of some of its rules: `Succeeded` brings them into force,
+    /// `Failed` takes them out, and `Updating` leaves in force what was.
+    pub(crate) fn set_state(&mut self, group: &str, is_one: impl Fn(&str) -> bool, state: &str) {
+        let key = group.to_ascii_lowercase();
+        let Some(resource) = self.resources.get_mut(&key) else { return };
+        resource["properties"]["provisioningState"] = json!(state);
+        let rules = resource["properties"].get_mut("securityRules").and_then(Value::as_array_mut);
+        for rule in rules.into_iter().flatten() {
+            if rule["name"].as_str().is_some_and(&is_one) {
+                rule["properties"]["provisioningState"] = json!(state);
+            }
+        }
+        let former = self.force.remove(&key).unwrap_or_default();
+        self.force.insert(key, in_force_now(enforced(resource), &former));
+    }
+
+    fn begin(
+        &mut self,
+        target: &str,
+        before: Option<Value>,
+        failure: Option<&'static str>,
+        rule: Option<String>,
+    ) -> usize {
         let kind = ResourceId::read(target).map(|id| id.kind.to_ascii_lowercase()).unwrap_or_default();
         let span = self.settle.get(&kind).copied().unwrap_or_default();
         let (target, done_at) = (target.to_owned(), Instant::now() + span);
         if let Some(resource) = self.resources.get_mut(&target) {
             resource["properties"]["provisioningState"] = json!("Updating");
         }
-        self.operations.push(Operation { target, done_at, failure, before, is_done: false });
+        self.operations.push(Operation { target, done_at, failure, before, rule, is_done: false });
         self.operations.len() - 1
     }
 
@@ -440,6 +494,20 @@ fn enforced(resource: &Value) -> Value {
     let properties = &resource["properties"];
     let rules = properties.get("securityRules").or_else(|| properties.get("natRuleCollections"));
     rules.cloned().unwrap_or_default()
+}
+
+/// The rules that are in force now: of a rule whose write failed or is not finished, the former version.
+fn in_force_now(rules: Value, former: &Value) -> Value {
+    let Value::Array(rules) = rules else { return rules };
+    let former = |name: &Value| former.as_array()?.iter().find(|rule| rule["name"] == *name).cloned();
+    let is_settled = |rule: &Value| {
+        let state = &rule["properties"]["provisioningState"];
+        state.is_null() || *state == "Succeeded"
+    };
+    let now = rules
+        .into_iter()
+        .filter_map(|rule| if is_settled(&rule) { Some(rule) } else { former(&rule["name"]) });
+    Value::Array(now.collect())
 }
 
 /// The resource that a write of an id changes: for a child, the parent.

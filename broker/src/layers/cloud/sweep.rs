@@ -12,7 +12,7 @@ use futures_util::{StreamExt as _, stream};
 use postern_core::TargetId;
 use postern_core::audit::AuditEvent;
 use postern_core::target::CloudKind;
-use postern_provider::{CloudError, Sighting, SweepReport, Unread};
+use postern_provider::{CloudError, Hidden, Sighting, SweepReport, Unread};
 use postern_store::coordination::Claim;
 use rand::Rng as _;
 
@@ -62,6 +62,7 @@ impl CloudLayer {
                 "the sweep did not finish within {} s",
                 SWEEP_TIMEOUT.as_secs()
             )),
+            hides: Hidden::Everything,
         };
         let SweepReport { sightings, unread: places } = tokio::time::timeout(SWEEP_TIMEOUT, provider.sweep())
             .await
@@ -83,10 +84,9 @@ impl CloudLayer {
                 self.let_go(&sighting.target);
             }
         }
-        if places.is_empty() {
-            self.look_for_the_unseen(kind, &seen, &before);
-        }
-        let failure = places.first().map(|Unread { place, error }| format!("cannot read {place}: {error}"));
+        self.look_for_the_unseen(kind, &seen, &places, &before);
+        let failure =
+            places.first().map(|Unread { place, error, .. }| format!("cannot read {place}: {error}"));
         self.record_unread(places, unread);
         failure
     }
@@ -134,17 +134,20 @@ impl CloudLayer {
         self.notify.notify_one();
     }
 
-    /// Has each target looked at on which a window is or should be open, and of which the sweep saw nothing.
+    /// Has each target looked at on which a window is or should be open, and of which the sweep saw nothing although it could
+    /// read the place of the target.
     fn look_for_the_unseen(
         &self,
         kind: CloudKind,
         seen: &BTreeSet<TargetId>,
+        unread: &[Unread],
         before: &BTreeMap<TargetId, u64>,
     ) {
         let mut states = self.lock();
         for (target, state) in states.iter_mut().filter(|(target, _)| target.cloud() == Some(kind)) {
             let is_unchanged = before.get(target) == Some(&state.rounds) && !state.busy;
-            if is_unchanged && !seen.contains(target) {
+            let is_hidden = unread.iter().any(|place| place.may_hide(target));
+            if is_unchanged && !is_hidden && !seen.contains(target) {
                 state.drift.clear();
                 let wants_windows = state.desired.as_ref().is_some_and(|desired| !desired.is_empty());
                 let is_open = !state.partial.is_empty()
@@ -166,7 +169,7 @@ impl CloudLayer {
         metrics::gauge!(telemetry::CLOUD_UNREAD).set(u32::try_from(places.len()).unwrap_or(u32::MAX));
         let now = self.clock.now();
         let mut still = BTreeSet::new();
-        for Unread { place, error } in places {
+        for Unread { place, error, .. } in places {
             if !unread.contains(&place) {
                 tracing::error!(%place, %error, "the sweep could not read this account or region; its last known state is kept");
                 let event = AuditEvent::done(now, "broker", "cloud.unread").with("place", &place);

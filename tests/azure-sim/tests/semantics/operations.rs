@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use postern_azure_sim::operation_failed;
+use postern_azure_sim::{OperationLinks, operation_failed};
 use serde_json::json;
 
 use crate::client::{Cloud, Reply, but, group, named, rule};
@@ -86,13 +86,13 @@ async fn a_whole_group_is_in_force_once_its_operation_has_succeeded() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_failed_operation_says_why_and_leaves_all_as_it_was() {
+async fn a_failed_operation_says_why_and_nothing_of_it_is_in_force() {
     let cloud = Cloud::new().await;
     let vm = cloud.vm(&["10.0.0.4"], None, Some("nsg"));
     cloud.lab.rule("nsg", "ssh", 100, "Allow", "*", "*", "22");
     cloud.sim.settle(GROUPS, SPAN);
     let (known, unknown) = (cloud.nsg(), cloud.lab.nsg_id("unknown"));
-    let before = cloud.sim.get(&known);
+    let mut before = cloud.sim.get(&known);
     let deny = but(rule(100), json!({"access": "Deny"}));
     for (id, body) in [
         (cloud.rule_id("ssh"), Some(deny.clone())),
@@ -117,10 +117,64 @@ async fn a_failed_operation_says_why_and_leaves_all_as_it_was() {
         if let Some(place) = reply.header("location") {
             assert_eq!(cloud.follow(place).await.error().1, "InternalServerError");
         }
-        assert_eq!(cloud.sim.get(&known), before, "{id}");
+        if body.is_some() && id.contains("/securityRules/") {
+            assert_eq!(cloud.get(&id).await.state(), "Failed", "Azure does not undo the write of a rule");
+            cloud.sim.edit(&known, |group| *group = before.clone().unwrap());
+        } else {
+            assert_eq!(cloud.sim.get(&known), before, "{id}");
+        }
+        before = cloud.sim.get(&known);
         assert!(cloud.sim.get(&unknown).is_none());
         assert!(cloud.admits("203.0.113.7", &vm, 22), "{id}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_operation_is_followed_by_its_location_or_by_the_resource_itself() {
+    for links in [OperationLinks::Location, OperationLinks::None] {
+        let cloud = Cloud::new().await;
+        cloud.sim.settle(GROUPS, SPAN);
+        cloud.sim.link_operations(links, 7);
+        for _ in 0..2 {
+            let reply = match cloud.get(&cloud.rule_id("ssh")).await.status {
+                404 => cloud.put(&cloud.rule_id("ssh"), &rule(100)).await,
+                _ => cloud.delete(&cloud.rule_id("ssh")).await,
+            };
+            assert_eq!(reply.header("retry-after"), Some("7"));
+            assert!(reply.header("azure-asyncoperation").is_none());
+            assert_eq!(reply.header("location").is_some(), links == OperationLinks::Location);
+            assert_eq!(cloud.get(&cloud.nsg()).await.state(), "Updating");
+            if links == OperationLinks::Location {
+                assert_eq!(cloud.follow(link(&reply, "location")).await.status, 202);
+            }
+            tokio::time::advance(SPAN).await;
+            assert_eq!(cloud.get(&cloud.nsg()).await.state(), "Succeeded");
+            if links == OperationLinks::Location {
+                assert_eq!(cloud.follow(link(&reply, "location")).await.status, 204);
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_rule_that_failed_is_out_of_force_until_it_is_written_again() {
+    let cloud = Cloud::new().await;
+    let vm = cloud.vm(&["10.0.0.4"], None, Some("nsg"));
+    cloud.lab.rule("nsg", "ssh", 100, "Allow", "*", "*", "22");
+    cloud.put(&cloud.rule_id("deny"), &but(rule(101), json!({"access": "Deny"}))).await.good();
+    cloud.sim.set_state(&cloud.nsg(), "ssh", "Updating");
+    assert!(cloud.admits("203.0.113.7", &vm, 22), "it is in force as it was");
+    cloud.sim.set_state(&cloud.nsg(), "", "Succeeded");
+    cloud.sim.fail("PUT", "/securityRules/ssh", 1, operation_failed("InternalServerError"));
+    let shut = but(rule(100), json!({"access": "Deny"}));
+    cloud.put(&cloud.rule_id("ssh"), &shut).await;
+    assert_eq!(cloud.get(&cloud.rule_id("ssh")).await.state(), "Failed");
+    assert!(cloud.admits("203.0.113.7", &vm, 22), "what failed is not in force");
+    cloud.put(&cloud.rule_id("other"), &but(rule(200), json!({"access": "Deny"}))).await.good();
+    assert_eq!(cloud.get(&cloud.rule_id("ssh")).await.state(), "Failed", "another write does not cure it");
+    cloud.put(&cloud.rule_id("ssh"), &shut).await.good();
+    assert_eq!(cloud.get(&cloud.rule_id("ssh")).await.state(), "Succeeded");
+    assert!(!cloud.admits("203.0.113.7", &vm, 22));
 }
 
 #[tokio::test(start_paused = true)]
