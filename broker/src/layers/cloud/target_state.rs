@@ -41,6 +41,8 @@ pub(super) struct TargetState {
     pub(super) repair: bool,
     /// Set if the provider was asked to repair something since the last look.
     pub(super) repaired: bool,
+    /// The windows that the last round, which failed, had to close.
+    tried: BTreeSet<LayerWindow>,
     /// Set if the next round must look, though no window is wanted.
     look: bool,
     pub(super) busy: bool,
@@ -60,12 +62,25 @@ pub(super) struct TargetState {
 impl TargetState {
     /// Reports whether there is something to do.
     pub(super) fn has_work(&self, now: Timestamp) -> bool {
-        let is_free = !self.busy && self.failure.as_ref().is_none_or(|failure| now >= failure.retry_at);
+        let is_due = self.failure.as_ref().is_none_or(|failure| now >= failure.retry_at);
+        let is_free = !self.busy && (is_due || self.has_new_close(now));
         let Some(desired) = &self.desired else { return is_free && self.is_overdue(now) };
         // A target without an open window is left to the sweep, which reads thousands at once.
         let is_idle =
             desired.is_empty() && self.known.is_empty() && self.observed.is_none() && self.failure.is_none();
         is_free && (self.repair || self.look || !(self.is_quiet() || is_idle))
+    }
+
+    /// Reports whether a window must close that the last failed round did not yet have to close: closing does
+    /// not wait for the pause after a failure of something else (I2).
+    fn has_new_close(&self, now: Timestamp) -> bool {
+        !self.is_gone() && self.to_close(now).any(|window| !self.tried.contains(window))
+    }
+
+    /// Returns the windows that are or may be open and must not be any more.
+    pub(super) fn to_close(&self, now: Timestamp) -> impl Iterator<Item = &LayerWindow> {
+        let open = self.left_open.union(&self.partial);
+        open.filter(move |window| window.not_after <= now || self.desired.is_some() && !self.wants(window))
     }
 
     /// Reports whether a window was seen open whose end has passed: that needs no word from the store (I2).
@@ -257,6 +272,7 @@ impl TargetState {
         let before = self.failure.take().filter(|_| was_gone == is_gone);
         let failure = FailureStreak::after(before, error, BACKOFF, now);
         self.observed = None;
+        self.tried = self.to_close(now).cloned().collect();
         if is_gone {
             self.left_open.clear();
             self.partial.clear();

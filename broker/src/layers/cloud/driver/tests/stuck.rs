@@ -20,6 +20,46 @@ async fn i2_a_repair_that_is_refused_does_not_keep_a_window_open() {
 }
 
 #[tokio::test]
+async fn i2_a_close_does_not_wait_for_the_pause_after_an_opening_that_failed() {
+    let world = DriverWorld::new();
+    let (one, other) = (on_vm(&world, a_grant()), on_vm(&world, a_grant().number(2)));
+    world.want(&[&one]);
+    world.round().await;
+    world.want(&[&one, &other]);
+    world.cloud.fail_next([Fault::throttled()]);
+    world.round().await;
+    assert!(!world.round().await, "the opening waits for its pause");
+    world.want(&[&other]);
+    assert!(world.round().await);
+    assert!(!world.open().contains(&one.id));
+}
+
+#[tokio::test(start_paused = true)]
+async fn i2_a_close_does_not_wait_for_an_opening_that_is_not_answered() {
+    let world = DriverWorld::new();
+    let (one, other) = (on_vm(&world, a_grant()), on_vm(&world, a_grant().number(2)));
+    world.want(&[&one]);
+    world.round().await;
+    world.want(&[&one, &other]);
+    world.cloud.hang_openings(true);
+    let work = world.layer.take_work();
+    let rounds = async {
+        for (target, provider) in work {
+            world.layer.drive(target, provider).await;
+        }
+    };
+    let revoked = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        world.want(&[]);
+        while world.open().contains(&one.id) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let both = async { tokio::join!(rounds, revoked) };
+    tokio::time::timeout(Duration::from_secs(60), both).await.expect("the close does not wait");
+}
+
+#[tokio::test]
 async fn i2_a_close_that_is_refused_does_not_keep_another_window_open() {
     let world = DriverWorld::new();
     let grants = [on_vm(&world, a_grant()), on_vm(&world, a_grant().number(2))];
@@ -136,7 +176,7 @@ async fn a_lockdown_and_a_round_never_overlap_and_what_is_wanted_meanwhile_opens
         target: world.target.clone(),
         ports: BTreeSet::new(),
         consent: postern_provider::Consent::all(),
-        together: BTreeSet::new(),
+        together: [].into(),
     };
     let mut second = std::pin::pin!(world.layer.lockdown(&order, false));
     let waits = tokio::time::timeout(Duration::from_millis(20), &mut second).await;
