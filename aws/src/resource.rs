@@ -50,6 +50,15 @@ pub(crate) struct Ec2Interface {
     pub(crate) description: String,
 }
 
+/// A managed prefix list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct PrefixList {
+    /// The number of rules that it counts as; none if EC2 does not tell.
+    pub(crate) weight: Option<usize>,
+    /// Its ranges are IPv6.
+    pub(crate) is_v6: bool,
+}
+
 /// An instance that is not terminated.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Instance {

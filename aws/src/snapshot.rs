@@ -20,7 +20,7 @@ pub(crate) struct InstanceSnapshot {
     pub(crate) groups: Vec<Ec2Group>,
     /// Its network interfaces.
     pub(crate) interfaces: Vec<Ec2Interface>,
-    /// The rules of its own group and of every group on its interfaces.
+    /// The rules of its own group, of every group on its interfaces, and of its parked groups.
     pub(crate) rules: Rules,
     /// The instance exists.
     pub(crate) exists: bool,
@@ -172,11 +172,23 @@ impl InstanceSnapshot {
         self.customer_groups().into_iter().filter_map(|group| self.rules.ingress.get(group)).flatten()
     }
 
-    /// Returns the customer's groups with a piece that another principal widened over one of these ports.
+    /// Returns the customer's groups with a piece that another principal widened over one of these ports, or
+    /// with an original that was put back.
     pub(crate) fn widened(&self, ports: &BTreeSet<ProtectedPort>, deployment: &str) -> Vec<String> {
         let exposures = exposures(self.customer_rules(), ports).into_iter().map(|exposure| exposure.rule);
-        let pieces = exposures.filter(|rule| self.is_guarded_piece(rule, deployment));
+        let pieces = exposures.filter(|rule| self.is_recorded(rule, deployment));
         pieces.map(|rule| rule.group).collect::<BTreeSet<_>>().into_iter().collect()
+    }
+
+    /// Reports whether the lockdown of this instance recorded a rule that exposes a port: it is a piece that
+    /// another principal widened, or an original that was put back.
+    fn is_recorded(&self, rule: &GroupRule, deployment: &str) -> bool {
+        let mut parked = self.parked().filter(|group| group.parked_for() == Some(&rule.group));
+        let is_original = parked.any(|group| {
+            let copies = self.rules.ingress.get(&group.id).into_iter().flatten();
+            copies.into_iter().any(|copy| copy.identity() == rule.identity())
+        });
+        is_original || self.is_guarded_piece(rule, deployment)
     }
 
     /// Reports whether a rule is a piece that a lockdown of this instance left: it exposes a port only if
@@ -206,6 +218,9 @@ impl InstanceSnapshot {
                 }
             }
             (Some(_), tags::RELEASING) => found("a release was interrupted".into(), true),
+            (Some(_), tags::PREPARING) => {
+                found("a lockdown was refused or interrupted before it changed a rule".into(), true);
+            }
             (Some(_), tags::LOCKED) => {
                 let lost = self.lost_tags(context);
                 if !lost.is_empty() {
@@ -237,7 +252,7 @@ impl InstanceSnapshot {
                     found(format!("its own group is not on {}", interface.id), true);
                 }
                 for exposure in exposures(self.customer_rules(), &self.ports(context.instance)) {
-                    let is_repairable = self.is_guarded_piece(&exposure.rule, context.deployment);
+                    let is_repairable = self.is_recorded(&exposure.rule, context.deployment);
                     found(format!("it is not shut: {exposure}"), is_repairable);
                 }
             }
@@ -285,8 +300,9 @@ impl RegionSnapshot {
         for (instance, snapshot) in &mut snapshots {
             snapshot.exists |= self.bare.contains(instance);
             let own = snapshot.own().map(|own| own.id.clone());
+            let parked = snapshot.parked().map(|parked| parked.id.clone()).collect::<Vec<_>>();
             let groups: BTreeSet<String> =
-                snapshot.customer_groups().into_iter().cloned().chain(own).collect();
+                snapshot.customer_groups().into_iter().cloned().chain(own).chain(parked).collect();
             let pick = |side: &BTreeMap<String, Vec<GroupRule>>| {
                 groups.iter().filter_map(|id| Some((id.clone(), side.get(id)?.clone()))).collect()
             };

@@ -82,7 +82,7 @@ impl Provider for Azure {
         let reads =
             subscriptions.map(|subscription| (place(subscription), inventory::sweep(self, subscription)));
         let (read, unread) = read_places(SUBSCRIPTIONS_AT_ONCE, reads).await;
-        let mut sweep = SweepReport { sightings: Vec::new(), unread };
+        let mut sweep = SweepReport { unread, ..SweepReport::default() };
         let mut elsewhere = Vec::new();
         for inventory::SubscriptionSweep { sightings, of_others } in read {
             sweep.sightings.extend(sightings);

@@ -104,6 +104,9 @@ pub struct SweepReport {
     pub sightings: Vec<Sighting>,
     /// The accounts and regions that the sweep could not read; their last known state is kept.
     pub unread: Vec<Unread>,
+    /// The rules of the customer's that no lockdown needed parked any more and that the sweep put back, in
+    /// words.
+    pub given_back: Vec<String>,
 }
 
 /// A part of a cloud that could not be read.

@@ -216,7 +216,7 @@ async fn a_lockdown_and_a_round_take_turns() {
         target: world.target.clone(),
         ports: BTreeSet::new(),
         consent: postern_provider::Consent::all(),
-        together: BTreeSet::new(),
+        together: [].into(),
     };
     world.layer.lockdown(&order, false).await.unwrap();
     assert!(world.round().await, "at once after the lockdown");
