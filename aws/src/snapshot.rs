@@ -263,7 +263,10 @@ impl InstanceSnapshot {
                 );
             }
         }
-        Observation { windows, drift, strays: self.strays(context.deployment), ..Observation::default() }
+        let ports = self.ports(context.instance);
+        let shut = (self.exists && self.state() == tags::LOCKED && !ports.is_empty()).then_some(ports);
+        let strays = self.strays(context.deployment);
+        Observation { windows, drift, strays, shut, ..Observation::default() }
     }
 }
 

@@ -31,6 +31,7 @@ struct FakeState {
     released: BTreeSet<TargetId>,
     drift: BTreeMap<TargetId, BTreeSet<Drift>>,
     strays: BTreeMap<TargetId, BTreeSet<Stray>>,
+    shut: BTreeMap<TargetId, BTreeSet<ProtectedPort>>,
     concerns: Vec<Concern>,
     terminated: BTreeSet<TargetId>,
     faults: VecDeque<Fault>,
@@ -91,6 +92,11 @@ impl FakeCloud {
     /// Leaves every call without an answer.
     pub fn fall_silent(&self) {
         self.lock().silent = true;
+    }
+
+    /// Has observations say that the lockdown of a target shuts these ports.
+    pub fn shut(&self, target: &TargetId, ports: BTreeSet<ProtectedPort>) {
+        self.lock().shut.insert(target.clone(), ports);
     }
 
     /// Leaves every opening without an answer, or ends that.
@@ -231,6 +237,7 @@ impl FakeState {
             reach: self.reach.get(target).cloned().unwrap_or_default(),
             drift: self.drift.get(target).into_iter().flatten().cloned().collect(),
             strays: self.strays.get(target).cloned().unwrap_or_default(),
+            shut: self.shut.get(target).cloned(),
         }
     }
 

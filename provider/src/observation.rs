@@ -23,6 +23,9 @@ pub struct Observation {
     pub drift: Vec<Drift>,
     /// The rules among Postern's own that are not exactly a window. [`crate::Provider::repair`] removes them.
     pub strays: BTreeSet<Stray>,
+    /// The ports that the lockdown of the target shuts; none without a complete lockdown, and from a cloud that
+    /// does not tell.
+    pub shut: Option<BTreeSet<ProtectedPort>>,
 }
 
 /// A rule among Postern's own that cannot be read as a window: another principal made or edited it.

@@ -109,7 +109,11 @@ fn drift(snapshot: &InstanceSnapshot) -> Vec<(String, bool)> {
 fn i2_what_is_open_follows_from_the_tags_alone() {
     assert_eq!(
         observe(&locked()),
-        Observation { windows: [window_tags().0].into(), ..Observation::default() }
+        Observation {
+            windows: [window_tags().0].into(),
+            shut: Some(["tcp/22".parse().unwrap()].into()),
+            ..Observation::default()
+        }
     );
 }
 

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use postern_core::audit::AuditEvent;
 use postern_core::plan::{LayerWindow, Observed};
 use postern_core::target::CloudKind;
-use postern_core::{Grant, TargetId, Window};
+use postern_core::{Grant, ProtectedPort, TargetId, Window};
 use postern_provider::{CallerToken, CloudError, Provider, Translation};
 use tokio::sync::Notify;
 
@@ -112,6 +112,13 @@ impl CloudLayer {
         self.notify.notify_one();
     }
 
+    /// Sets the ports that policies protect in a target's cloud: a lockdown that shuts others is reported.
+    pub fn protect(&self, target: &TargetId, ports: BTreeSet<ProtectedPort>) {
+        if self.provider(target).is_some() {
+            self.lock().entry(target.clone()).or_default().protected = Some(ports);
+        }
+    }
+
     /// Returns what is known of a window of a grant in the cloud layer.
     pub fn observe(&self, grant: &Grant, window: &Window) -> Observed {
         let Some(cloud) = window.target.cloud().filter(|cloud| self.providers.contains_key(cloud)) else {
@@ -175,13 +182,15 @@ impl CloudLayer {
         }
         let states = self.lock();
         let Some(state) = states.get(target) else { return LayerReport::of(LayerStatus::Pending, "") };
+        let amiss = state.ports_amiss(target);
         let mut report = match (&state.failure, &state.observed) {
             (Some(FailureStreak { error: error @ CloudError::Unavailable { .. }, .. }), _) => {
                 LayerReport::unreachable(&error.to_string())
             }
             (Some(failure), _) => LayerReport::of(LayerStatus::Failed, &failure.error.to_string()),
-            (None, _) if !state.drift.is_empty() => {
-                let drift: Vec<&str> = state.drift.iter().map(|drift| drift.what.as_str()).collect();
+            (None, _) if !state.drift.is_empty() || amiss.is_some() => {
+                let drift = state.drift.iter().map(|drift| drift.what.as_str());
+                let drift: Vec<&str> = drift.chain(amiss.as_deref()).collect();
                 LayerReport::of(LayerStatus::Failed, &drift.join("; "))
             }
             (None, Some(_)) if state.is_settled() => LayerReport::of(LayerStatus::InSync, ""),

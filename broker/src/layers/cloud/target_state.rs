@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use postern_core::TargetId;
 use postern_core::audit::AuditEvent;
 use postern_core::plan::{CloudStep, LayerWindow, cloud_steps};
+use postern_core::{ProtectedPort, TargetId};
 use postern_provider::{CloudError, Drift, Observation, Reach, Stray};
 use postern_runtime::backoff::Backoff;
 
@@ -37,6 +37,10 @@ pub(super) struct TargetState {
     pub(super) drift: BTreeSet<Drift>,
     /// The strays at the last look: rules among the target's own that are no windows.
     pub(super) strays: BTreeSet<Stray>,
+    /// The ports that policies protect in the cloud; `None` until the reconciler has said so.
+    pub(super) protected: Option<BTreeSet<ProtectedPort>>,
+    /// The ports that the lockdown shuts, as the cloud said last.
+    shut: Option<BTreeSet<ProtectedPort>>,
     /// Set if the provider has something to repair.
     pub(super) repair: bool,
     /// Set if the provider was asked to repair something since the last look.
@@ -219,11 +223,32 @@ impl TargetState {
         self.repair = !look.strays.is_empty() || found.iter().any(|drift| drift.repairable);
         (self.drift, self.strays) = (found, look.strays);
         self.left_open.clone_from(&look.windows);
-        (self.partial, self.reach) = (look.partial, look.reach);
+        (self.partial, self.reach, self.shut) = (look.partial, look.reach, look.shut);
         self.observed = Some(look.windows);
         (self.look, self.looked_since) = (false, true);
         self.last_seen = Some(now);
         events
+    }
+
+    /// Returns the difference between the ports that policies protect and those that the lockdown shuts, with its
+    /// remedy.
+    pub(super) fn ports_amiss(&self, target: &TargetId) -> Option<String> {
+        let (protected, shut) = (self.protected.as_ref()?, self.shut.as_ref()?);
+        let list = |ports: Vec<&ProtectedPort>| {
+            let ports: Vec<_> = ports.into_iter().map(ToString::to_string).collect();
+            ports.join(", ")
+        };
+        let (open, left) =
+            (list(protected.difference(shut).collect()), list(shut.difference(protected).collect()));
+        let mut what = Vec::new();
+        if !open.is_empty() {
+            what.push(format!("its policies protect {open}, which the lockdown does not shut"));
+        }
+        if !left.is_empty() {
+            what.push(format!("the lockdown shuts {left}, which no policy protects in the cloud any more"));
+        }
+        let command = if protected.is_empty() { "release" } else { "lockdown" };
+        (!what.is_empty()).then(|| format!("{}: run `postern {command} {target}`", what.join(", and ")))
     }
 
     /// Records that the target is gone, and that something of Postern's is left for the provider to remove.
