@@ -118,7 +118,8 @@ pub(crate) async fn assess(
     let groups = ec2.groups(Find::Where("tag:postern:managed-by", &[deployment.to_owned()])).await?;
     let rules = ec2.rules(Find::All).await?;
     let mut by_instance: BTreeMap<&str, Vec<&Ec2Interface>> = BTreeMap::new();
-    for interface in &interfaces {
+    // The interfaces that a service manages carry containers, whose ports are not the machine's.
+    for interface in interfaces.iter().filter(|interface| !interface.is_managed || interface.index == 0) {
         if let Some(instance) = &interface.instance {
             by_instance.entry(instance).or_default().push(interface);
         }

@@ -307,10 +307,16 @@ impl LockdownOps<'_> {
         if snapshot.parked().next().is_none() { tags::PREPARING } else { tags::LOCKING }
     }
 
-    /// Refuses a lockdown if an interface has no room for the own group.
+    /// Refuses a lockdown if an interface has no room for the own group, or lets no one attach it.
     fn check_room_on_interfaces(&self, snapshot: &InstanceSnapshot) -> Result<(), CloudError> {
         let own = snapshot.own().map(|own| &own.id);
         let lacks = |interface: &&Ec2Interface| own.is_none_or(|own| !interface.groups.contains(own));
+        if let Some(managed) = snapshot.served().filter(lacks).find(|interface| interface.is_managed) {
+            return Err(CloudError::refused(format!(
+                "{}, the primary interface of {}, is managed by a service, and EC2 lets no one else change its security groups; protect the machine in the host layer instead",
+                managed.id, self.target
+            )));
+        }
         let is_full = |interface: &&Ec2Interface| interface.groups.len() >= self.groups_per_interface;
         let Some(full) = snapshot.served().filter(lacks).find(is_full) else { return Ok(()) };
         Err(CloudError::refused(format!(

@@ -85,12 +85,14 @@ impl InstanceSnapshot {
         if self.knows_ports(context) { "" } else { ", and no tag says for which ports: lock it down again" }
     }
 
-    /// Returns the interfaces whose ports must be shut: all, or the primary one if the others are
-    /// Kubernetes's.
+    /// Returns the interfaces whose ports must be shut: all but those that a service manages, which carry
+    /// containers, or the primary one if the others are Kubernetes's.
     pub(crate) fn guarded(&self) -> impl Iterator<Item = &Ec2Interface> {
         let primary_only =
             self.primary_only || self.own().is_some_and(|own| has_tag(own, tags::INTERFACES, tags::PRIMARY));
-        self.interfaces.iter().filter(move |interface| !primary_only || interface.index == 0)
+        self.interfaces
+            .iter()
+            .filter(move |interface| interface.index == 0 || !primary_only && !interface.is_managed)
     }
 
     /// Returns the interfaces that must have the own group: those in its VPC, which is the primary

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use aws_sdk_ec2::types::builders::IpPermissionBuilder;
 use aws_sdk_ec2::types::{
     GroupIdentifier, InstanceStateName, IpPermission, IpRange, Ipv6Range, ManagedPrefixList,
-    NetworkInterface, PrefixListId, SecurityGroup, SecurityGroupRule, Tag, UserIdGroupPair,
+    NetworkInterface, NetworkInterfaceType, PrefixListId, SecurityGroup, SecurityGroupRule, Tag,
+    UserIdGroupPair,
 };
 use ipnet::IpNet;
 use postern_core::Protocol;
@@ -47,8 +48,15 @@ pub(crate) fn interface(interface: &NetworkInterface) -> Option<Ec2Interface> {
         index: attachment.and_then(|at| at.device_index()).unwrap_or_default(),
         vpc: interface.vpc_id().unwrap_or_default().to_owned(),
         groups,
+        is_managed: interface.requester_managed() == Some(true)
+            || interface.interface_type().is_some_and(|kind| !is_machines(kind)),
         description: interface.description().unwrap_or_default().to_owned(),
     })
+}
+
+/// Reports whether interfaces of this type are a machine's own.
+fn is_machines(kind: &NetworkInterfaceType) -> bool {
+    matches!(kind.as_str(), "interface" | "efa" | "efa-only" | "evs" | "trunk")
 }
 
 /// Converts a prefix list, with its id; none if EC2 left out its id. A list counts as its most entries, and

@@ -144,6 +144,11 @@ impl Ec2 {
         self.proxy.stale_reads(span);
     }
 
+    /// Has a service manage an interface, which EC2 then lets no one else change.
+    pub fn manage(&self, interface: &str) {
+        self.proxy.manage(interface);
+    }
+
     /// Lets the next read whose request contains these words be answered by a replica that is behind: as before the last
     /// changes.
     pub fn stale_once(&self, words: &str) {

@@ -1,6 +1,6 @@
 //! The proxy: every call of EC2's query protocol goes through it, is counted, and may go wrong in a way that moto cannot.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -58,6 +58,8 @@ struct State {
     short_pages: Option<usize>,
     reads: StaleReads<Bytes>,
     replica: Replica,
+    /// The interfaces that a service manages.
+    managed: BTreeSet<String>,
 }
 
 /// A replica of EC2 that is behind: one read is answered by it as before the last changes (EC2 API reference, "Eventual
@@ -186,6 +188,12 @@ impl Proxy {
         self.lock().reads.lag(span);
     }
 
+    /// Has a service manage an interface: EC2 then shows it so, and refuses to change it (EC2 User Guide, "Requester-managed
+    /// network interfaces").
+    pub(super) fn manage(&self, interface: &str) {
+        self.lock().managed.insert(interface.to_owned());
+    }
+
     pub(super) fn stale_once(&self, words: &str) {
         self.lock().replica.asked = Some(words.to_owned());
     }
@@ -248,12 +256,22 @@ impl Proxy {
             }
             let most = self.lock().short_pages.unwrap_or(usize::MAX);
             let (status, answer) = semantics::read(&call, most, &self.answers, ask).await?;
+            let answer = semantics::with_managed(answer, &self.lock().managed);
             if status == StatusCode::OK {
                 let mut state = self.lock();
                 state.reads.answered(call.key(&body), answer.clone(), began);
                 state.replica.answered(call.key(&body), answer.clone());
             }
             return Ok(with_status(status, answer));
+        }
+        if call.action == "ModifyNetworkInterfaceAttribute"
+            && call.parameter("NetworkInterfaceId").is_some_and(|id| self.lock().managed.contains(id))
+        {
+            return Ok(error(
+                400,
+                "OperationNotPermitted",
+                "You do not have permission to change this interface.",
+            ));
         }
         let (status, answer) = semantics::change(&call, body.to_vec(), ask).await?;
         let mut state = self.lock();

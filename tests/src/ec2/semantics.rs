@@ -199,6 +199,19 @@ where
     ask(encode(&revoke, |_, _| true)).await.map(drop)
 }
 
+/// An answer in which these interfaces are managed by a service. moto has none.
+pub(super) fn with_managed(answer: Bytes, managed: &BTreeSet<String>) -> Bytes {
+    if managed.is_empty() {
+        return answer;
+    }
+    let mut text = String::from_utf8_lossy(&answer).into_owned();
+    for id in managed {
+        let id = format!("<networkInterfaceId>{id}</networkInterfaceId>");
+        text = text.replace(&id, &format!("{id}<requesterManaged>true</requesterManaged>"));
+    }
+    text.into()
+}
+
 /// The tags of a resource.
 pub(super) async fn tags<F, R>(id: &str, ask: F) -> Result<super::iam::Tags, Broken>
 where

@@ -179,6 +179,29 @@ fn a_machine_of_the_same_command_that_protects_other_ports_is_asked_about() {
 }
 
 #[test]
+fn an_interface_that_a_service_manages_is_left_alone_and_refused_where_it_is_the_machines() {
+    let lab = Lab::new();
+    let group = lab.cloud.group("web", &[ssh()]);
+    let tasks = lab.cloud.group("tasks", &[ssh()]);
+    let instance = lab.cloud.instance("container host", &[&[&group]]);
+    let task = lab.cloud.plug_in(&instance, 1, &[&tasks]);
+    lab.ec2.manage(&task);
+    let target = lab.lock(&instance);
+    assert_eq!(lab.observe(&target).unwrap().drift, []);
+    assert_eq!((lab.cloud.rules(&group).len(), lab.cloud.rules(&tasks).len()), (0, 1));
+    lab.release(&instance).unwrap();
+
+    let appliance = lab.cloud.instance("appliance", &[&[&tasks]]);
+    lab.cloud.interfaces(&appliance).keys().for_each(|interface| lab.ec2.manage(interface));
+    let order = order(&lab.target(&appliance), Consent::all());
+    let planned = lab.with(|aws| async move { aws.plan_lockdown(&order).await });
+    assert!(
+        matches!(&planned, Err(CloudError::Refused { reason }) if reason.contains("managed by a service")),
+        "{planned:?}"
+    );
+}
+
+#[test]
 fn the_dry_run_refuses_what_the_run_would_find_no_room_for() {
     let lab = Lab::new();
     let groups: Vec<String> =
