@@ -230,25 +230,24 @@ impl TargetState {
         events
     }
 
-    /// Returns the difference between the ports that policies protect and those that the lockdown shuts, with its
-    /// remedy.
-    pub(super) fn ports_amiss(&self, target: &TargetId) -> Option<String> {
-        let (protected, shut) = (self.protected.as_ref()?, self.shut.as_ref()?);
-        let list = |ports: Vec<&ProtectedPort>| {
-            let ports: Vec<_> = ports.into_iter().map(ToString::to_string).collect();
-            ports.join(", ")
+    /// Returns the ports that policies protect and the lockdown does not shut, in words with the remedy.
+    pub(super) fn ports_left_open(&self, target: &TargetId) -> Option<String> {
+        let open = list(self.protected.as_ref()?.difference(self.shut.as_ref()?))?;
+        Some(format!(
+            "its policies protect {open}, which the lockdown does not shut: run `postern lockdown {target}`"
+        ))
+    }
+
+    /// Returns the ports that the lockdown shuts and no policy protects, in words with the remedy.
+    pub(super) fn ports_left_shut(&self, target: &TargetId) -> Option<String> {
+        let protected = self.protected.as_ref()?;
+        let shut = list(self.shut.as_ref()?.difference(protected))?;
+        let remedy = if protected.is_empty() {
+            format!("put it under a policy, or run `postern release {target}`")
+        } else {
+            format!("run `postern lockdown {target}`")
         };
-        let (open, left) =
-            (list(protected.difference(shut).collect()), list(shut.difference(protected).collect()));
-        let mut what = Vec::new();
-        if !open.is_empty() {
-            what.push(format!("its policies protect {open}, which the lockdown does not shut"));
-        }
-        if !left.is_empty() {
-            what.push(format!("the lockdown shuts {left}, which no policy protects in the cloud any more"));
-        }
-        let command = if protected.is_empty() { "release" } else { "lockdown" };
-        (!what.is_empty()).then(|| format!("{}: run `postern {command} {target}`", what.join(", and ")))
+        Some(format!("the lockdown shuts {shut}, which no policy protects in the cloud any more: {remedy}"))
     }
 
     /// Records that the target is gone, and that something of Postern's is left for the provider to remove.
@@ -320,6 +319,12 @@ impl TargetState {
     pub(super) fn is_stuck(&self) -> bool {
         !self.is_gone() && self.failure.as_ref().is_some_and(FailureStreak::is_stuck)
     }
+}
+
+/// Returns ports in words; none if there are none.
+fn list<'a>(ports: impl Iterator<Item = &'a ProtectedPort>) -> Option<String> {
+    let ports: Vec<_> = ports.map(ToString::to_string).collect();
+    (!ports.is_empty()).then(|| ports.join(", "))
 }
 
 /// Returns a window in words.

@@ -72,6 +72,16 @@ async fn i2_a_close_that_is_refused_does_not_keep_another_window_open() {
 }
 
 #[tokio::test]
+async fn a_release_of_a_target_that_the_cloud_does_not_know_leaves_nothing_behind() {
+    let world = DriverWorld::new();
+    world.cloud.fail_next([Fault::refused("the account is not in the configuration")]);
+    world.layer.release(&world.target, false).await.unwrap_err();
+    assert!(world.layer.targets().is_empty());
+    world.want(&[]);
+    assert!(!world.round().await, "no round follows, and no alarm");
+}
+
+#[tokio::test]
 async fn a_vm_that_is_gone_is_left_alone_and_is_no_alarm() {
     let (alarms, _guard) = capture_log(tracing::Level::ERROR);
     let world = DriverWorld::new();
@@ -169,7 +179,7 @@ async fn a_lockdown_and_a_round_never_overlap_and_what_is_wanted_meanwhile_opens
     let world = DriverWorld::new();
     let grant = on_vm(&world, a_grant());
     let begun = world.layer.begin_exclusive(&world.target);
-    assert!(begun, "no round works on it");
+    assert_eq!(begun, Some(true), "no round works on it");
     world.want(&[&grant]);
     assert!(!world.round().await, "it is being locked down");
     let order = postern_provider::LockdownOrder {
@@ -181,7 +191,7 @@ async fn a_lockdown_and_a_round_never_overlap_and_what_is_wanted_meanwhile_opens
     let mut second = std::pin::pin!(world.layer.lockdown(&order, false));
     let waits = tokio::time::timeout(Duration::from_millis(20), &mut second).await;
     assert!(waits.is_err(), "one at a time");
-    world.layer.end_exclusive(&world.target);
+    world.layer.end_exclusive(&world.target, false);
     second.await.unwrap();
     assert!(world.round().await);
     assert_eq!(world.observed(&grant), Observed::Open);
