@@ -220,6 +220,15 @@ impl LockdownOps<'_> {
             holders.insert(self.instance.to_owned(), ports.clone());
             let steps = parking::plan(customer_group, &holders, self.deployment, &quota)
                 .map_err(|error| CloudError::refused(error.to_string()))?;
+            // The other targets of the order come next, and must find room as well.
+            let mut all = holders.clone();
+            for other in neighbours.instances_on(&customer_group.id) {
+                let ordered = impact::ordered(order, other).filter(|_| other != self.instance);
+                all.entry(other.clone()).or_default().extend(ordered.into_iter().flatten());
+            }
+            all.retain(|_, ports| !ports.is_empty());
+            parking::plan(customer_group, &all, self.deployment, &quota)
+                .map_err(|error| CloudError::refused(error.to_string()))?;
             for (rule, lost) in parking::losses(customer_group, &holders, self.deployment) {
                 let concern = |kind, what| Concern { kind, what };
                 plan.concerns.extend(

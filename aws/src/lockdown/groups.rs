@@ -64,6 +64,13 @@ impl Neighbours {
         tags::holders(&own.tags).remove(instance)
     }
 
+    /// Returns the instances that have this group on an interface.
+    pub(super) fn instances_on<'a>(&'a self, group: &'a str) -> impl Iterator<Item = &'a String> {
+        let on =
+            self.interfaces.iter().filter(move |interface| interface.groups.iter().any(|on| on == group));
+        on.filter_map(|interface| interface.instance.as_ref())
+    }
+
     /// Returns the instances that are under lockdown and have this group on an interface whose ports they
     /// guard, whatever the parked groups' tags list.
     fn holders(&self, group: &str) -> Holders {

@@ -12,6 +12,12 @@ use crate::resource::Ec2Interface;
 use crate::snapshot::InstanceSnapshot;
 use crate::tags;
 
+/// Returns the ports for which another instance is in the same order; none if it is not.
+pub(super) fn ordered<'a>(order: &'a LockdownOrder, instance: &str) -> Option<&'a BTreeSet<ProtectedPort>> {
+    let is_it = |target: &TargetId| target.segments().last() == Some(&instance);
+    order.together.iter().find(|(target, _)| is_it(target)).map(|(_, ports)| ports)
+}
+
 impl LockdownOps<'_> {
     /// Adds to the snapshot whether only the primary interface counts: a node of a Kubernetes cluster lends
     /// its other interfaces to pods (EKS User Guide, "Security groups for Pods").
@@ -42,10 +48,6 @@ impl LockdownOps<'_> {
         order: &LockdownOrder,
     ) -> Vec<Concern> {
         let ports = &order.ports;
-        let ordered = |instance: &str| {
-            let is_it = |target: &&TargetId| target.segments().last() == Some(&instance);
-            order.together.iter().find(|(target, _)| is_it(target)).map(|(_, ports)| ports)
-        };
         let without = |shut: &BTreeSet<ProtectedPort>| {
             let more: Vec<_> = ports.difference(shut).map(ToString::to_string).collect();
             more.join(", ")
@@ -54,7 +56,7 @@ impl LockdownOps<'_> {
         for interface in &neighbours.interfaces {
             let who = match &interface.instance {
                 Some(instance) if instance == self.instance => continue,
-                Some(instance) => match (ordered(instance), neighbours.ports_of(instance)) {
+                Some(instance) => match (ordered(order, instance), neighbours.ports_of(instance)) {
                     (Some(shut), _) if ports.is_subset(shut) => continue,
                     (Some(shut), _) => format!(
                         "the instance {instance}, which this command puts under JIT, but not for {}",

@@ -199,7 +199,7 @@ where
     ask(encode(&revoke, |_, _| true)).await.map(drop)
 }
 
-/// An answer in which these interfaces are managed by a service. moto has none.
+/// An answer in which these interfaces are managed by a service. moto says of each that it is not.
 pub(super) fn with_managed(answer: Bytes, managed: &BTreeSet<String>) -> Bytes {
     if managed.is_empty() {
         return answer;
@@ -207,7 +207,14 @@ pub(super) fn with_managed(answer: Bytes, managed: &BTreeSet<String>) -> Bytes {
     let mut text = String::from_utf8_lossy(&answer).into_owned();
     for id in managed {
         let id = format!("<networkInterfaceId>{id}</networkInterfaceId>");
-        text = text.replace(&id, &format!("{id}<requesterManaged>true</requesterManaged>"));
+        let Some((before, after)) = text.split_once(&id) else { continue };
+        let is = |managed: bool| format!("<requesterManaged>{managed}</requesterManaged>");
+        let after = if after.contains(&is(false)) {
+            after.replacen(&is(false), &is(true), 1)
+        } else {
+            format!("{}{after}", is(true))
+        };
+        text = format!("{before}{id}{after}");
     }
     text.into()
 }

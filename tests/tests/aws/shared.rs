@@ -218,6 +218,21 @@ fn the_dry_run_refuses_what_the_run_would_find_no_room_for() {
     };
     assert!(refused(&full).contains("groups_per_interface"));
 
+    // Two machines of one command, each of which would find room alone.
+    let crowded = lab.cloud.group("crowded", &[RuleSpec::tcp(0, 65535, "10.0.0.0/8")]);
+    (1..=58)
+        .for_each(|port| lab.cloud.allow(&crowded, &RuleSpec::tcp(port + 100, port + 100, "192.0.2.0/24")));
+    let pair = ["left", "right"].map(|name| lab.cloud.instance(name, &[&[&crowded]]));
+    let [ssh, rdp] = ["tcp/22", "tcp/3389"].map(|port| [port.parse().unwrap()].into());
+    let alone = LockdownOrder { ports: ssh, ..order(&lab.target(&pair[0]), Consent::all()) };
+    let both = LockdownOrder { together: [(lab.target(&pair[1]), rdp)].into(), ..alone.clone() };
+    assert!(lab.with(|aws| async move { aws.plan_lockdown(&alone).await }).is_ok());
+    let planned = lab.with(|aws| async move { aws.plan_lockdown(&both).await });
+    assert!(
+        matches!(&planned, Err(CloudError::Refused { reason }) if reason.contains("61 rules")),
+        "{planned:?}"
+    );
+
     // A release whose rules find no room any more.
     let target = lab.lock(&lab.cloud.instance("one", &[&[&groups[0]]]));
     (1..=60)
