@@ -16,6 +16,7 @@ use postern_runtime::error_chain::error_chain;
 use tokio::sync::{Mutex, OnceCell};
 
 use crate::api::Ec2;
+use crate::lockdown::RecentWrites;
 use crate::rates;
 use crate::settings::{AwsAccount, AwsSettings};
 
@@ -36,6 +37,8 @@ pub(crate) struct AccountRegion {
     pub(crate) ec2: Ec2,
     /// Lockdowns and releases happen one at a time: they may share groups.
     pub(crate) lockdowns: Mutex<()>,
+    /// The holders and parked groups that this broker wrote a moment ago.
+    pub(crate) recent: std::sync::Mutex<RecentWrites>,
     identity: Arc<AccountIdentity>,
 }
 
@@ -89,6 +92,7 @@ pub(crate) async fn connect(settings: &AwsSettings) -> BTreeMap<(String, String)
                 region: region.clone(),
                 ec2,
                 lockdowns: Mutex::new(()),
+                recent: std::sync::Mutex::default(),
                 identity: Arc::clone(&identity),
             };
             places.insert((account.id.clone(), region.clone()), Arc::new(place));

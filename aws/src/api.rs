@@ -13,7 +13,7 @@ use postern_provider::kit::CallError;
 
 use crate::error::call_error;
 use crate::rates::{ActionBuckets, ActionKind};
-use crate::resource::{Ec2Group, Ec2Interface, Instance, NewGroupRule, Rules};
+use crate::resource::{Ec2Group, Ec2Interface, Instance, NewGroupRule, PrefixList, Rules};
 use crate::rule::{GroupRule, Tags};
 use crate::wire;
 
@@ -141,9 +141,11 @@ impl Ec2 {
         Ok(found)
     }
 
-    /// Returns the number of rules that each of these prefix lists counts as: its maximum number of entries (Amazon
-    /// VPC quotas).
-    pub(crate) async fn prefix_lists(&self, ids: &[String]) -> Result<BTreeMap<String, usize>, CallError> {
+    /// Returns the number of rules that each of these prefix lists counts as, and its family.
+    pub(crate) async fn prefix_lists(
+        &self,
+        ids: &[String],
+    ) -> Result<BTreeMap<String, PrefixList>, CallError> {
         let mut found = BTreeMap::new();
         pages!(
             self,
@@ -152,10 +154,7 @@ impl Ec2 {
             "DescribeManagedPrefixLists",
             prefix_lists,
             PREFIX_LIST_PAGE_SIZE,
-            |list| {
-                let id = list.prefix_list_id().map(ToOwned::to_owned);
-                found.extend(id.zip(list.max_entries().and_then(|most| usize::try_from(most).ok())));
-            }
+            |list| found.extend(wire::prefix_list(list))
         );
         Ok(found)
     }
@@ -212,6 +211,18 @@ impl Ec2 {
         let call = self.writes.revoke_security_group_ingress().group_id(group);
         let ids = Some(rules.to_vec());
         done(ACTION, call.set_security_group_rule_ids(ids).send().await).map(drop)
+    }
+
+    /// Removes the rule with this traffic and source, if there is one. In a default VPC EC2 does not report that
+    /// there was none.
+    pub(crate) async fn revoke_like(&self, group: &str, rule: &NewGroupRule) -> Result<(), CallError> {
+        const ACTION: &str = "RevokeSecurityGroupIngress";
+        self.buckets.take(&(ActionKind::Change, ACTION)).await;
+        // EC2 compares a description that is given: without one, it finds a rule with any.
+        let plain = NewGroupRule { description: String::new(), ..rule.clone() };
+        let call = self.writes.revoke_security_group_ingress().group_id(group);
+        let permissions = Some(wire::permissions(&[plain]));
+        done(ACTION, call.set_ip_permissions(permissions).send().await).map(drop)
     }
 
     /// Removes egress rules by id.

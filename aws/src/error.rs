@@ -60,6 +60,12 @@ fn remedy(code: &str) -> Option<&'static str> {
         "SecurityGroupsPerInterfaceLimitExceeded" => Some(
             "detach a group that is not needed, or have the quota of security groups per network interface raised (16 at most)",
         ),
+        "OperationNotPermitted" => Some(
+            "EC2 lets only the service that made an interface change its groups; where it is a machine's own interface, look for a policy that denies the change",
+        ),
+        "DependencyViolation" => Some(
+            "an interface has the group, or a rule of another group names it; a lockdown's parked rules (postern-parked-…) count as well",
+        ),
         "InvalidGroup.Duplicate" => Some(
             "EC2 may not show a group of Postern's yet; if this lasts, another Postern of the account has a group of this name, or the tags of the group were removed: delete it",
         ),

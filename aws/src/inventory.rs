@@ -14,17 +14,25 @@ use crate::rule_codec::{self, MarkedRule};
 use crate::snapshot::{InstanceContext, InstanceSnapshot, RegionSnapshot};
 use crate::tags;
 
+/// What a sweep of one account and Region found.
+pub(crate) struct RegionSweep {
+    pub(crate) sightings: Vec<Sighting>,
+    /// The customer's groups whose rules are parked although no tag lists a holder.
+    pub(crate) orphaned: Vec<String>,
+}
+
 /// Finds all of Postern's resources from tags alone (I2). Passes each snapshot to `seen`.
 pub(crate) async fn sweep(
     place: &AccountRegion,
     deployment: &str,
     seen: impl Fn(&TargetId, &InstanceSnapshot),
-) -> Result<Vec<Sighting>, CloudError> {
+) -> Result<RegionSweep, CloudError> {
     let ec2 = place.ec2().await?;
     let mut groups = ec2.groups(Find::Where("tag:postern:managed-by", &[deployment.to_owned()])).await?;
+    let orphaned = orphaned(&groups);
     let served: Vec<String> = RegionSnapshot::served(&groups).into_iter().collect();
     if served.is_empty() {
-        return Ok(Vec::new());
+        return Ok(RegionSweep { sightings: Vec::new(), orphaned });
     }
     let interfaces = ec2.interfaces(Find::Where("attachment.instance-id", &served)).await?;
     let untagged = own_groups_without_tags(&groups, &interfaces);
@@ -63,7 +71,18 @@ pub(crate) async fn sweep(
         seen(&sighting.target, snapshot);
         Some(sighting)
     };
-    Ok(snapshots.iter().filter_map(sighting).collect())
+    Ok(RegionSweep { sightings: snapshots.iter().filter_map(sighting).collect(), orphaned })
+}
+
+/// Returns the customer's groups with parked groups that list no holder at all.
+fn orphaned(groups: &[Ec2Group]) -> Vec<String> {
+    let mut is_held: BTreeMap<&str, bool> = BTreeMap::new();
+    for group in groups {
+        if let Some(parked_for) = group.parked_for() {
+            *is_held.entry(parked_for).or_default() |= !tags::holders(&group.tags).is_empty();
+        }
+    }
+    is_held.into_iter().filter(|(_, held)| !held).map(|(group, _)| group.to_owned()).collect()
 }
 
 /// Returns the own groups on these interfaces, by name, that were not found by their tags.
@@ -99,7 +118,8 @@ pub(crate) async fn assess(
     let groups = ec2.groups(Find::Where("tag:postern:managed-by", &[deployment.to_owned()])).await?;
     let rules = ec2.rules(Find::All).await?;
     let mut by_instance: BTreeMap<&str, Vec<&Ec2Interface>> = BTreeMap::new();
-    for interface in &interfaces {
+    // The interfaces that a service manages carry containers, whose ports are not the machine's.
+    for interface in interfaces.iter().filter(|interface| !interface.is_managed || interface.index == 0) {
         if let Some(instance) = &interface.instance {
             by_instance.entry(instance).or_default().push(interface);
         }

@@ -13,15 +13,17 @@
 //!
 //! The rule that makes them safe to interrupt is the order:
 //!
-//! - Locking: the own group is created with the state `locking`, its egress is removed, and it is attached.
-//!   Then, for each customer's group, originals are parked before anything is removed. The last step writes
-//!   `locked`.
+//! - Locking: the own group is created with the state `preparing`, its egress is removed, and it is attached;
+//!   a sweep undoes a lockdown that went no further. Then `locking` is written, with the concerns that the
+//!   administrator accepted, and for each customer's group originals are parked before anything is removed.
+//!   The last step writes `locked`.
 //! - Releasing: the own group is marked `releasing`. Rules are back before their copies go. The own group is
 //!   detached and deleted last.
 //!
 //! No step depends on what an earlier run did, only on what EC2 shows. After any interruption, reading again
 //! and deciding again goes on from there; the state tag tells the next sweep, of this broker or another,
-//! which of the two to resume (I8). What an administrator accepted before the interruption stays accepted.
+//! which of the two to resume (I8). The state also
+//! keeps what the administrator accepted, and a lockdown that is resumed takes nothing more for accepted.
 //!
 //! On failure: a concern that is not accepted, or a group without room, stops the plan before its first call.
 //! If EC2 refuses to attach an own group that this run created, the broker deletes it again, because no rule
@@ -34,28 +36,32 @@
 //! groups.
 
 mod execute;
+mod groups;
 mod impact;
+mod recent;
 mod report;
 
-use std::collections::BTreeSet;
+pub(crate) use groups::GroupOps;
+pub(crate) use recent::RecentWrites;
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use postern_core::{ProtectedPort, TargetId};
-use postern_provider::{CloudError, Concern, ConcernKind, Consent, LockdownOrder, LockdownReport};
+use postern_provider::{CloudError, Concern, ConcernKind, LockdownOrder, LockdownReport};
 
-use crate::api::Ec2;
 use crate::parking::{self, CustomerGroup, GroupStep};
-use crate::resource::Ec2Group;
+use crate::resource::{Ec2Group, Ec2Interface};
 use crate::rule::{GroupRule, Tags};
 use crate::snapshot::InstanceSnapshot;
 use crate::tags;
 
 /// The operations of lockdown and release on one instance.
 pub(crate) struct LockdownOps<'a> {
-    pub(crate) ec2: &'a Ec2,
+    pub(crate) groups: GroupOps<'a>,
     pub(crate) target: &'a TargetId,
     pub(crate) instance: &'a str,
     pub(crate) deployment: &'a str,
-    pub(crate) rules_per_group: usize,
+    pub(crate) groups_per_interface: usize,
 }
 
 /// A step of a lockdown or a release.
@@ -95,7 +101,7 @@ impl LockdownOps<'_> {
         order: &LockdownOrder,
         snapshot: &InstanceSnapshot,
     ) -> Result<LockdownReport, CloudError> {
-        Ok(self.lockdown_plan(&order.ports, &order.together, snapshot).await?.report(self))
+        Ok(self.lockdown_plan(order, snapshot).await?.report(self))
     }
 
     /// Locks the instance down, unless a concern is not accepted.
@@ -104,7 +110,7 @@ impl LockdownOps<'_> {
         order: &LockdownOrder,
         snapshot: &InstanceSnapshot,
     ) -> Result<LockdownReport, CloudError> {
-        let plan = self.lockdown_plan(&order.ports, &order.together, snapshot).await?;
+        let plan = self.lockdown_plan(order, snapshot).await?;
         let report = plan.report(self);
         if !order.consent.unmet(&report.concerns).is_empty() {
             return Ok(report);
@@ -113,15 +119,24 @@ impl LockdownOps<'_> {
         Ok(report)
     }
 
-    /// Resumes a lockdown that was interrupted: the administrator accepted its concerns when it began.
+    /// Resumes a lockdown that was interrupted, with the concerns that the administrator accepted when it
+    /// began and no others.
     pub(crate) async fn resume_lock(&self, snapshot: &InstanceSnapshot) -> Result<(), CloudError> {
         let order = LockdownOrder {
             target: self.target.clone(),
             ports: snapshot.ports(self.instance),
-            consent: Consent::all(),
-            together: BTreeSet::new(),
+            consent: snapshot.own().map(|own| tags::consent(&own.tags)).unwrap_or_default(),
+            together: BTreeMap::new(),
         };
-        self.lock(&order, snapshot).await.map(drop)
+        let report = self.lock(&order, snapshot).await?;
+        let unmet = order.consent.unmet(&report.concerns);
+        let Some(first) = unmet.first() else { return Ok(()) };
+        let target = self.target;
+        Err(CloudError::refused(format!(
+            "the interrupted lockdown of {target} waits for a concern that was not accepted ({}: {}): run `postern lockdown {target}` and accept it, or `postern release {target}`",
+            first.kind.word(),
+            first.what
+        )))
     }
 
     /// Reports what a release would change.
@@ -162,15 +177,13 @@ impl LockdownOps<'_> {
         if groups.is_empty() {
             return Ok(());
         }
-        let mut plan = InstancePlan {
-            customer_groups: self.read_customer_groups(&groups).await?,
-            ..InstancePlan::default()
-        };
-        let quota = self.quota(&plan.customer_groups).await?;
+        let mut plan =
+            InstancePlan { customer_groups: self.groups.read(&groups).await?, ..InstancePlan::default() };
+        let quota = self.groups.quota(&mut plan.customer_groups).await?;
+        let neighbours = self.groups.neighbours(&groups).await?;
         for (index, customer_group) in plan.customer_groups.iter_mut().enumerate() {
             customer_group.without_exposing(&ports, self.deployment);
-            let mut holders =
-                customer_group.parked.as_ref().map(|parked| parked.holders.clone()).unwrap_or_default();
+            let mut holders = self.groups.holders_besides(self.instance, customer_group, &neighbours);
             holders.insert(self.instance.to_owned(), ports.clone());
             let steps = parking::plan(customer_group, &holders, self.deployment, &quota)
                 .map_err(|error| CloudError::refused(error.to_string()))?;
@@ -181,10 +194,10 @@ impl LockdownOps<'_> {
 
     async fn lockdown_plan(
         &self,
-        ports: &BTreeSet<ProtectedPort>,
-        together: &BTreeSet<TargetId>,
+        order: &LockdownOrder,
         snapshot: &InstanceSnapshot,
     ) -> Result<InstancePlan, CloudError> {
+        let ports = &order.ports;
         if !snapshot.exists {
             return Err(CloudError::NotFound { target: self.target.clone() });
         }
@@ -195,15 +208,26 @@ impl LockdownOps<'_> {
         let mut plan =
             InstancePlan { own: snapshot.own().map(|own| own.id.clone()), ..InstancePlan::default() };
         plan.steps = self.own_group_steps(snapshot, ports);
+        self.check_room_on_interfaces(snapshot)?;
         let groups: Vec<String> = snapshot.customer_groups().into_iter().cloned().collect();
-        plan.customer_groups = self.read_customer_groups(&groups).await?;
-        let quota = self.quota(&plan.customer_groups).await?;
-        let mut shared = Vec::new();
+        plan.customer_groups = self.groups.read(&groups).await?;
+        let quota = self.groups.quota(&mut plan.customer_groups).await?;
+        let neighbours = self.groups.neighbours(&groups).await?;
+        let mut touched = BTreeSet::new();
+        let mut steps_of_groups = Vec::new();
         for (index, customer_group) in plan.customer_groups.iter().enumerate() {
-            let mut holders =
-                customer_group.parked.as_ref().map(|parked| parked.holders.clone()).unwrap_or_default();
+            let mut holders = self.groups.holders_besides(self.instance, customer_group, &neighbours);
             holders.insert(self.instance.to_owned(), ports.clone());
             let steps = parking::plan(customer_group, &holders, self.deployment, &quota)
+                .map_err(|error| CloudError::refused(error.to_string()))?;
+            // The other targets of the order come next, and must find room as well.
+            let mut all = holders.clone();
+            for other in neighbours.instances_on(&customer_group.id) {
+                let ordered = impact::ordered(order, other).filter(|_| other != self.instance);
+                all.entry(other.clone()).or_default().extend(ordered.into_iter().flatten());
+            }
+            all.retain(|_, ports| !ports.is_empty());
+            parking::plan(customer_group, &all, self.deployment, &quota)
                 .map_err(|error| CloudError::refused(error.to_string()))?;
             for (rule, lost) in parking::losses(customer_group, &holders, self.deployment) {
                 let concern = |kind, what| Concern { kind, what };
@@ -216,18 +240,16 @@ impl LockdownOps<'_> {
                 }
             }
             if steps.iter().any(|step| matches!(step, GroupStep::Remove(_))) {
-                shared.push((index, holders));
+                touched.insert(customer_group.id.clone());
             }
-            plan.steps.extend(steps.into_iter().map(|step| InstanceStep::CustomerGroup(index, step)));
+            steps_of_groups.extend(steps.into_iter().map(|step| InstanceStep::CustomerGroup(index, step)));
         }
-        let shared = self.shared_with(&plan.customer_groups, shared, ports, together).await?;
-        plan.concerns.extend(shared);
-        let touches_customer_groups =
-            plan.steps.iter().any(|step| matches!(step, InstanceStep::CustomerGroup(..)));
-        if touches_customer_groups && snapshot.state() == tags::LOCKED {
-            // Otherwise a sweep would not resume the lockdown.
-            plan.steps.insert(0, InstanceStep::Mark(state_tag(tags::LOCKING)));
+        plan.concerns.extend(self.shared_with(&touched, &neighbours, order));
+        if !steps_of_groups.is_empty() {
+            // From here on a sweep finishes the lockdown, with these consents and no others.
+            plan.steps.push(InstanceStep::Mark(state_tag(&tags::locking(&order.consent))));
         }
+        plan.steps.append(&mut steps_of_groups);
         if !plan.steps.is_empty() || snapshot.state() != tags::LOCKED {
             plan.steps.push(InstanceStep::Mark(state_tag(tags::LOCKED)));
         }
@@ -247,7 +269,11 @@ impl LockdownOps<'_> {
                 let which = if snapshot.primary_only { tags::PRIMARY } else { tags::ALL };
                 steps.push(InstanceStep::MakeOwn {
                     vpc: snapshot.vpc().to_owned(),
-                    tags: self.own_tags(holder, which),
+                    tags: self
+                        .own_tags(holder, which, Self::first_state(snapshot))
+                        .into_iter()
+                        .chain(self.groups.tags.clone())
+                        .collect(),
                 });
                 steps.push(InstanceStep::ShutEgress(Vec::new()));
                 steps.extend(snapshot.served().map(|interface| InstanceStep::Attach(interface.id.clone())));
@@ -256,7 +282,7 @@ impl LockdownOps<'_> {
                 let is_primary = snapshot.primary_only
                     || own.tags.get(tags::INTERFACES).is_some_and(|is| is == tags::PRIMARY);
                 let which = if is_primary { tags::PRIMARY } else { tags::ALL };
-                let mut missing = self.own_tags(holder, which);
+                let mut missing = self.own_tags(holder, which, tags::LOCKING);
                 missing.retain(|key, value| key != tags::STATE && own.tags.get(key) != Some(value));
                 if !missing.is_empty() && !ports.is_empty() {
                     steps.push(InstanceStep::Mark(
@@ -284,12 +310,38 @@ impl LockdownOps<'_> {
         snapshot.stray_rules(self.deployment).into_iter().cloned().map(InstanceStep::RemoveStray).collect()
     }
 
-    fn own_tags(&self, holder: (String, String), interfaces: &str) -> Tags {
+    /// Returns the state of a new own group. While nothing is parked for the instance, no rule of the
+    /// customer's has been touched, and a sweep undoes a lockdown that goes no further.
+    fn first_state(snapshot: &InstanceSnapshot) -> &'static str {
+        if snapshot.parked().next().is_none() { tags::PREPARING } else { tags::LOCKING }
+    }
+
+    /// Refuses a lockdown if an interface has no room for the own group, or lets no one attach it.
+    fn check_room_on_interfaces(&self, snapshot: &InstanceSnapshot) -> Result<(), CloudError> {
+        let own = snapshot.own().map(|own| &own.id);
+        let lacks = |interface: &&Ec2Interface| own.is_none_or(|own| !interface.groups.contains(own));
+        if let Some(managed) = snapshot.served().filter(lacks).find(|interface| interface.is_managed) {
+            return Err(CloudError::refused(format!(
+                "{}, the primary interface of {}, is managed by a service, and EC2 lets no one else change its security groups; protect the machine in the host layer instead",
+                managed.id, self.target
+            )));
+        }
+        let is_full = |interface: &&Ec2Interface| interface.groups.len() >= self.groups_per_interface;
+        let Some(full) = snapshot.served().filter(lacks).find(is_full) else { return Ok(()) };
+        Err(CloudError::refused(format!(
+            "{} has {} security groups, and {} are allowed: detach a group that is not needed, or have the quota of security groups per network interface raised (16 at most) and set groups_per_interface",
+            full.id,
+            full.groups.len(),
+            self.groups_per_interface
+        )))
+    }
+
+    fn own_tags(&self, holder: (String, String), interfaces: &str, state: &str) -> Tags {
         let fixed = [
             (tags::MANAGED_BY, self.deployment),
             (tags::ROLE, tags::WINDOWS),
             (tags::INSTANCE, self.instance),
-            (tags::STATE, tags::LOCKING),
+            (tags::STATE, state),
             (tags::INTERFACES, interfaces),
         ];
         let fixed = fixed.map(|(key, value)| (key.to_owned(), value.to_owned()));
@@ -321,15 +373,19 @@ impl LockdownOps<'_> {
             .chain(snapshot.customer_groups().into_iter().map(String::as_str))
             .collect();
         let groups: Vec<String> = groups.into_iter().map(ToOwned::to_owned).collect();
-        plan.customer_groups = self.read_customer_groups(&groups).await?;
-        let quota = self.quota(&plan.customer_groups).await?;
+        plan.customer_groups = self.groups.read(&groups).await?;
+        let quota = self.groups.quota(&mut plan.customer_groups).await?;
+        let neighbours = self.groups.neighbours(&groups).await?;
         for (index, customer_group) in plan.customer_groups.iter().enumerate() {
-            let Some(parked) = &customer_group.parked else { continue };
-            let mut holders = parked.holders.clone();
-            // If a parked group has lost its holders' tags, any instance that is under lockdown with it
-            // restores the rules.
-            let is_lost = holders.is_empty() && plan.own.is_some();
-            if holders.remove(self.instance).is_none() && !is_lost {
+            if customer_group.parked.is_empty() {
+                continue;
+            }
+            let listed = customer_group.holders();
+            let holders = self.groups.holders_besides(self.instance, customer_group, &neighbours);
+            // If the parked groups have lost their holders' tags, any instance that is under lockdown with
+            // them restores the rules.
+            let is_lost = listed.is_empty() && plan.own.is_some();
+            if !listed.contains_key(self.instance) && !is_lost {
                 continue;
             }
             let steps = parking::plan(customer_group, &holders, self.deployment, &quota)

@@ -10,9 +10,12 @@ pub(crate) fn own(instance: &str) -> String {
     format!("{OWN_PREFIX}{instance}")
 }
 
-/// Returns the name of the group that keeps the parked rules of another group.
-pub(crate) fn parked(group: &str) -> String {
-    format!("{PARKED_PREFIX}{group}")
+/// Returns the name of the parked group with a number, from 1, of another group.
+pub(crate) fn parked(group: &str, number: usize) -> String {
+    match number {
+        0 | 1 => format!("{PARKED_PREFIX}{group}"),
+        more => format!("{PARKED_PREFIX}{group}-{more}"),
+    }
 }
 
 /// Returns the instance whose own group has this name.
@@ -22,7 +25,17 @@ pub(crate) fn instance(name: &str) -> Option<&str> {
 
 /// Returns the group whose rules are parked in the group with this name.
 pub(crate) fn parked_for(name: &str) -> Option<&str> {
-    name.strip_prefix(PARKED_PREFIX).filter(|id| id.starts_with("sg-"))
+    parked_parts(name).map(|(group, _)| group)
+}
+
+/// Returns the group whose rules are parked in the group with this name, and the number of the parked group.
+pub(crate) fn parked_parts(name: &str) -> Option<(&str, usize)> {
+    let rest = name.strip_prefix(PARKED_PREFIX).filter(|id| id.starts_with("sg-"))?;
+    // The id of a group is `sg-` and digits.
+    match rest.rsplit_once('-') {
+        Some(("sg", _)) | None => Some((rest, 1)),
+        Some((group, number)) => Some((group, number.parse().ok().filter(|number| *number > 1)?)),
+    }
 }
 
 #[cfg(test)]
@@ -32,8 +45,11 @@ mod tests {
     #[test]
     fn a_name_says_what_its_group_is_for() {
         assert_eq!(instance(&own("i-0123")), Some("i-0123"));
-        assert_eq!(parked_for(&parked("sg-0123")), Some("sg-0123"));
-        assert_eq!((instance(&parked("sg-0123")), parked_for(&own("i-0123"))), (None, None));
+        for number in [1, 2, 17] {
+            assert_eq!(parked_parts(&parked("sg-0123", number)), Some(("sg-0123", number)));
+        }
+        assert_eq!(parked_for("postern-parked-sg-0123-x"), None);
+        assert_eq!((instance(&parked("sg-0123", 1)), parked_for(&own("i-0123"))), (None, None));
         assert_eq!((instance("postern-web"), parked_for("web")), (None, None));
     }
 }

@@ -2,7 +2,9 @@
 //!
 //! The cache holds what the last read showed, updated by the calls since. After any error the cache is
 //! dropped, and the next call reads first; the windows whose opening got no answer, and the openings that EC2
-//! did answer (`written`), are kept, because a read may not show them yet. While nothing unforeseen happens,
+//! did answer (`written`), are kept, because a read may not show them yet. Only the next opening waits for a
+//! read that tells whether they are open: an observation reports them as open in part, and a close removes
+//! them by their properties, so that closing never waits for what became of an opening. While nothing unforeseen happens,
 //! opening costs one call and closing costs a call and the read that proves it.
 
 use std::collections::BTreeSet;
@@ -12,6 +14,7 @@ use postern_core::plan::LayerWindow;
 use postern_provider::kit::{Attempt, CallError, Known, attempt_until};
 use postern_provider::{CloudError, Observation};
 use postern_runtime::clock;
+use tokio::time::Instant;
 
 use crate::api::{Ec2, Find};
 use crate::backoff::backoff;
@@ -22,14 +25,14 @@ use crate::rule_codec::{self, MarkedRule};
 use crate::rule_plan::{self, ClosePlan, OpenPlan, RuleKey, TagChange};
 use crate::snapshot::{InstanceContext, InstanceSnapshot};
 use crate::tags::{self, Marks};
-use crate::written::Written;
+use crate::written::{SHOWN_AFTER, Written};
 
 /// The cached state of one target between two calls.
 #[derive(Debug, Default)]
 pub(crate) struct InstanceCache {
     own: Known<OwnGroup>,
-    /// Windows whose opening got no answer: a read that does not show them is repeated before it is believed.
-    unconfirmed: Vec<LayerWindow>,
+    /// Windows whose opening got no answer, with the time of the call: a read may not show them yet.
+    unconfirmed: Vec<(LayerWindow, Instant)>,
     /// Recent openings, which a read may not show yet.
     written: Written,
     /// The read after a close showed a rule that is not in the cache.
@@ -41,6 +44,14 @@ impl InstanceCache {
     pub(crate) fn forget(&mut self) {
         self.own.forget();
         self.needs_observation = false;
+    }
+
+    /// Drops the doubts about windows that a read shows, and those that are so old that every read would.
+    fn keep_doubts(&mut self, shown: &BTreeSet<LayerWindow>, has_own: bool) {
+        let now = clock::instant();
+        self.unconfirmed.retain(|(window, at)| {
+            has_own && !shown.contains(window) && now.saturating_duration_since(*at) < SHOWN_AFTER
+        });
     }
 
     /// Drops the cached group if it differs from a snapshot: one of the two is out of date.
@@ -91,7 +102,9 @@ impl InstanceOps<'_> {
         }
         let mut snapshot = InstanceSnapshot { groups, interfaces, exists, ..InstanceSnapshot::default() };
         let own = snapshot.own().map(|own| own.id.clone());
-        let ids: Vec<String> = snapshot.customer_groups().into_iter().cloned().chain(own).collect();
+        let parked = snapshot.parked().map(|parked| parked.id.clone()).collect::<Vec<_>>();
+        let ids: Vec<String> =
+            snapshot.customer_groups().into_iter().cloned().chain(own).chain(parked).collect();
         if !ids.is_empty() {
             snapshot.rules = self.ec2.rules(Find::Where("group-id", &ids)).await?;
         }
@@ -101,43 +114,46 @@ impl InstanceOps<'_> {
     /// Reads the instance and caches the result.
     pub(crate) async fn observe(&self, cache: &mut InstanceCache) -> Result<Observation, CloudError> {
         cache.forget();
-        let mut waits = backoff();
-        loop {
-            let snapshot = self.snapshot().await?;
-            let mut observation = snapshot.observation(self.context);
-            let mut rules = snapshot.window_rules(self.context.deployment);
-            if let Some(own) = snapshot.own().filter(|_| snapshot.exists) {
-                let strays = snapshot.stray_rules(self.context.deployment);
-                let strays: Vec<&str> = strays.iter().map(|rule| rule.id.as_str()).collect();
-                cache.written.complete(&own.id, &mut rules, &strays, clock::instant());
-                observation.windows = rule_codec::windows(self.context.target, &rules);
-            }
-            let is_missing = |window: &LayerWindow| snapshot.exists && !observation.windows.contains(window);
-            if snapshot.own().is_some()
-                && cache.unconfirmed.iter().any(is_missing)
-                && let Some(wait) = waits.next()
-            {
-                tokio::time::sleep(wait).await;
-                continue;
-            }
-            cache.unconfirmed.clear();
-            if !snapshot.exists {
-                return Err(self.not_found());
-            }
-            cache.own.learn(
-                snapshot.own().map(|own| OwnGroup {
-                    group: own.id.clone(),
-                    rules,
-                    strays: snapshot
-                        .stray_rules(self.context.deployment)
-                        .iter()
-                        .map(|rule| rule.id.clone())
-                        .collect(),
-                    locked: snapshot.state() == tags::LOCKED,
-                }),
-            );
-            return Ok(observation);
+        let snapshot = self.snapshot().await?;
+        let mut observation = snapshot.observation(self.context);
+        let mut rules = snapshot.window_rules(self.context.deployment);
+        let strays = snapshot.stray_rules(self.context.deployment);
+        let strays: Vec<String> = strays.iter().map(|rule| rule.id.clone()).collect();
+        if let Some(own) = snapshot.own().filter(|_| snapshot.exists) {
+            let others: Vec<&str> = strays.iter().map(String::as_str).collect();
+            cache.written.complete(&own.id, &mut rules, &others, clock::instant());
+            observation.windows = rule_codec::windows(self.context.target, &rules);
         }
+        if !snapshot.exists {
+            cache.unconfirmed.clear();
+            return Err(self.not_found());
+        }
+        cache.keep_doubts(&observation.windows, snapshot.own().is_some());
+        observation.partial = cache.unconfirmed.iter().map(|(window, _)| window.clone()).collect();
+        cache.own.learn(snapshot.own().map(|own| OwnGroup {
+            group: own.id.clone(),
+            rules,
+            strays,
+            locked: snapshot.state() == tags::LOCKED,
+        }));
+        Ok(observation)
+    }
+
+    /// Reads the instance until a read shows what became of these windows, or can no longer be too old to.
+    async fn resolve_doubts(
+        &self,
+        cache: &mut InstanceCache,
+        windows: &BTreeSet<LayerWindow>,
+    ) -> Result<(), CloudError> {
+        let mut waits = backoff();
+        while cache.unconfirmed.iter().any(|(window, _)| windows.contains(window)) {
+            self.observe(cache).await?;
+            let Some(wait) = waits.next() else { break };
+            if cache.unconfirmed.iter().any(|(window, _)| windows.contains(window)) {
+                tokio::time::sleep(wait).await;
+            }
+        }
+        Ok(())
     }
 
     /// Opens windows.
@@ -149,16 +165,19 @@ impl InstanceOps<'_> {
         if cache.own.get().is_none() {
             self.observe(cache).await?;
         }
+        self.resolve_doubts(cache, windows).await?;
         // The group leaves the cache until EC2 has answered: a cancelled call has an unknown outcome.
         let Some(mut own) = cache.own.take().filter(|own| own.locked) else {
             return Err(CloudError::not_locked(self.context.target));
         };
-        cache.unconfirmed.extend(windows.iter().cloned());
+        cache.unconfirmed.retain(|(window, _)| !windows.contains(window));
+        let now = clock::instant();
+        cache.unconfirmed.extend(windows.iter().map(|window| (window.clone(), now)));
         let mut begun = BTreeSet::new();
         let opened = self.send_opening(&mut own, windows, &mut begun).await;
         cache
             .unconfirmed
-            .retain(|window| !windows.contains(window) || opened.is_err() && begun.contains(window));
+            .retain(|(window, _)| !windows.contains(window) || opened.is_err() && begun.contains(window));
         opened?;
         // A window that was open and was not written again is no newer than the read that showed it.
         cache.written.opened(&own.group, &own.rules, &begun, clock::instant());
@@ -249,11 +268,21 @@ impl InstanceOps<'_> {
         let ClosePlan { retagged, mut unused } = rule_plan::plan_close(&own.rules, windows);
         // A rule that is not a window may be an edited one.
         unused.append(&mut own.strays);
-        if retagged.is_empty() && unused.is_empty() {
+        let doubtful: BTreeSet<LayerWindow> = cache
+            .unconfirmed
+            .iter()
+            .map(|(window, _)| window)
+            .filter(|window| windows.contains(window))
+            .cloned()
+            .collect();
+        if retagged.is_empty() && unused.is_empty() && doubtful.is_empty() {
             cache.own.learn(own);
             return Ok(());
         }
         let mut failed = self.revoke(&own.group, &unused).await.err();
+        if let Err(error) = self.revoke_unshown(&own, &doubtful).await {
+            failed.get_or_insert(error);
+        }
         own.rules.retain(|rule| !unused.contains(&rule.id));
         for change in retagged {
             if let Err(error) = self.mark(&mut own, change).await {
@@ -263,6 +292,7 @@ impl InstanceOps<'_> {
         if let Some(error) = failed {
             return Err(error.into());
         }
+        cache.unconfirmed.retain(|(window, _)| !windows.contains(window));
         cache.written.closed(&own.rules);
         let left = self.wait_until_gone(&own.group, &unused, windows).await?;
         let is_known = |rule: &GroupRule| {
@@ -270,6 +300,29 @@ impl InstanceOps<'_> {
         };
         cache.needs_observation = !left.iter().all(is_known);
         cache.own.learn(own);
+        Ok(())
+    }
+
+    /// Removes what openings without an answer may have written, though no read shows it yet: rules by their
+    /// properties, which EC2 looks up in its own state, and tags of a rule that other grants share.
+    async fn revoke_unshown(&self, own: &OwnGroup, windows: &BTreeSet<LayerWindow>) -> Result<(), CallError> {
+        for window in windows {
+            for net in rule_codec::nets(window.source) {
+                let key = (window.port, net);
+                if let Some(rule) = own.rules.iter().find(|rule| (rule.port, rule.net) == key) {
+                    // Without this grant's mark: a mark that is shown is taken off as usual.
+                    if !rule.marks.contains_key(&window.grant) {
+                        self.ec2.untag(&rule.id, &[format!("{}{}", tags::GRANT, window.grant)]).await?;
+                    }
+                    continue;
+                }
+                let rule = self.rule(&key, &Marks::new());
+                match self.ec2.revoke_like(&own.group, &rule).await {
+                    Err(error) if !is_not_found(&error) => return Err(error),
+                    Ok(()) | Err(_) => {}
+                }
+            }
+        }
         Ok(())
     }
 

@@ -10,6 +10,9 @@
 //! ([`split`]). A *holder* is an instance under lockdown that needs some ports of the group shut; the parked
 //! group's tags list the holders and their ports.
 //!
+//! A resource carries 50 tags and a group 60 rules, so a customer's group has as many parked groups as its
+//! copies and holders need; together they are one record, and their `number` is in their names.
+//!
 //! The rule that is kept: the pieces and restored originals in the customer's group follow from the parked
 //! originals and the union of the holders' ports, and from nothing else. [`plan`] computes the steps from
 //! what is there to what should be there. Locking, releasing, locking for one more instance, and resuming
@@ -23,6 +26,8 @@
 //! On failure: a group without room for the pieces is refused before anything is touched ([`DoesNotFit`]). If
 //! another principal deletes a copy, its pieces stay and are the customer's rules from there on. If the
 //! customer's group itself is gone, its parked group goes with the last holder.
+
+mod record;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -44,19 +49,23 @@ pub(crate) struct CustomerGroup {
     pub(crate) vpc: String,
     /// Its ingress rules.
     pub(crate) rules: Vec<GroupRule>,
-    /// The parked group.
-    pub(crate) parked: Option<Parked>,
+    /// Its parked groups, by number.
+    pub(crate) parked: Vec<ParkedGroup>,
 }
 
-/// A group that keeps copies of originals.
+/// A group that keeps copies of originals, and tags of holders.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Parked {
+pub(crate) struct ParkedGroup {
     /// Its id.
     pub(crate) id: String,
+    /// Its number, from 1, among the parked groups of the same customer's group.
+    pub(crate) number: usize,
     /// The copies.
     pub(crate) rules: Vec<GroupRule>,
-    /// The instances that need ports shut.
+    /// The instances that need ports shut, of those that this group's tags list.
     pub(crate) holders: Holders,
+    /// The number of its tags that list no holder.
+    pub(crate) other_tags: usize,
 }
 
 /// Instances, with the ports that each needs shut.
@@ -65,22 +74,22 @@ pub(crate) type Holders = BTreeMap<String, BTreeSet<ProtectedPort>>;
 /// A change of a customer's group or of its parked group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum GroupStep {
-    /// Make the parked group, for these holders.
-    MakeParked(Holders),
-    /// Record that an instance needs ports shut.
-    Hold(String, BTreeSet<ProtectedPort>),
-    /// Copy an original to the parked group.
-    Park(NewGroupRule),
+    /// Make the parked group with this number, which lists these holders.
+    MakeParked(usize, Holders),
+    /// Record in the parked group with this number that an instance needs ports shut.
+    Hold(usize, String, BTreeSet<ProtectedPort>),
+    /// Copy an original to the parked group with this number.
+    Park(usize, NewGroupRule),
     /// Add a rule to the customer's group.
     Add(NewGroupRule),
     /// Remove a rule of the customer's group.
     Remove(GroupRule),
-    /// Remove a copy: its original is back.
+    /// Remove a copy from its parked group: its original is back.
     Unpark(GroupRule),
-    /// Record that an instance no longer needs anything shut.
-    ReleaseHolder(String),
-    /// Delete the parked group.
-    DeleteParked,
+    /// Record in the parked group with this number that an instance no longer needs anything shut.
+    ReleaseHolder(usize, String),
+    /// Delete the parked group with this number.
+    DeleteParked(usize),
 }
 
 /// The quota of rules in a group, and how prefix lists count against it.
@@ -88,7 +97,7 @@ pub(crate) enum GroupStep {
 pub(crate) struct Quota {
     /// Rules in one direction and family.
     pub(crate) rules: usize,
-    /// The number of rules that each prefix list counts as.
+    /// The number of rules that each prefix list counts as; a list whose number EC2 does not tell is missing.
     pub(crate) prefix_lists: BTreeMap<String, usize>,
 }
 
@@ -106,6 +115,38 @@ pub(crate) enum DoesNotFit {
         needed: usize,
         /// The quota.
         most: usize,
+    },
+    /// EC2 does not tell the number of rules that a prefix list counts as.
+    #[error(
+        "it cannot be told whether {group} has room: EC2 does not say as how many rules the prefix list {list} counts; replace the list in its rules by address ranges"
+    )]
+    List {
+        /// The group.
+        group: String,
+        /// The prefix list.
+        list: String,
+    },
+    /// The originals that a release puts back need more rules than the quota allows.
+    #[error(
+        "with the rules that were parked {group} would have {needed} rules, and {most} are allowed; remove rules from it, or have the quota of rules per security group raised and set rules_per_group"
+    )]
+    Release {
+        /// The group.
+        group: String,
+        /// The number of rules that the plan needs.
+        needed: usize,
+        /// The quota.
+        most: usize,
+    },
+    /// The ports of an instance do not fit into the value of a tag.
+    #[error(
+        "the protected ports of {instance} take {length} characters in a tag, and EC2 allows 256; protect fewer ports, or ranges of neighbours"
+    )]
+    Ports {
+        /// The instance.
+        instance: String,
+        /// The length of the value.
+        length: usize,
     },
     /// A rule has so many tags that Postern's do not fit.
     #[error("{rule} carries {count} tags: take some off, Postern needs three of the 50")]
@@ -129,7 +170,7 @@ pub(crate) fn plan(
         return Ok(releases(customer_group, holders));
     }
     let ports: BTreeSet<ProtectedPort> = holders.values().flatten().copied().collect();
-    let copies = customer_group.parked.as_ref().map_or(&[][..], |parked| &parked.rules);
+    let copies: Vec<&GroupRule> = customer_group.copies().collect();
     let (pieces, others): (Vec<&GroupRule>, Vec<&GroupRule>) = customer_group
         .rules
         .iter()
@@ -148,7 +189,7 @@ pub(crate) fn plan(
     // The rules that the group must have, by identity.
     let mut wanted: BTreeMap<(Ec2Traffic, RuleSource), NewGroupRule> = BTreeMap::new();
     let mut back = Vec::new();
-    for original in copies.iter().chain(new.iter().copied()) {
+    for original in copies.iter().copied().chain(new.iter().copied()) {
         let (mut original, copy) = (original.clone(), original);
         original.group.clone_from(&customer_group.id);
         match split(&original, &ports) {
@@ -187,28 +228,24 @@ pub(crate) fn plan(
         pieces.iter().filter(|rule| !wanted.contains_key(&(rule.traffic.clone(), rule.source.clone())));
     let removes: Vec<&GroupRule> = exposing.iter().chain(stale).copied().collect();
 
-    let needed =
-        quota.count(staying.iter().map(|rule| &rule.source).chain(wanted.values().map(|rule| &rule.source)));
+    let sources = || staying.iter().map(|rule| &rule.source).chain(wanted.values().map(|rule| &rule.source));
+    let needed = quota.count(sources());
+    let changes = !adds.is_empty() || !new.is_empty();
+    if let Some(list) = sources().find_map(|source| quota.unknown(source)).filter(|_| changes) {
+        return Err(DoesNotFit::List { group: customer_group.id.clone(), list: list.to_owned() });
+    }
     if needed > quota.rules && !holders.is_empty() {
         return Err(DoesNotFit::Rules { group: customer_group.id.clone(), needed, most: quota.rules });
+    }
+    if needed > quota.rules && !adds.is_empty() {
+        return Err(DoesNotFit::Release { group: customer_group.id.clone(), needed, most: quota.rules });
     }
     // If there is room for both sets, additions come first, so that no other port is interrupted.
     let both = quota.count(
         customer_group.rules.iter().map(|rule| &rule.source).chain(adds.iter().map(|rule| &rule.source)),
     );
 
-    let mut steps = Vec::new();
-    match &customer_group.parked {
-        None if new.is_empty() => {}
-        None => steps.push(GroupStep::MakeParked(holders.clone())),
-        Some(parked) => steps.extend(
-            holders
-                .iter()
-                .filter(|(instance, ports)| parked.holders.get(*instance) != Some(ports))
-                .map(|(instance, ports)| GroupStep::Hold(instance.clone(), ports.clone())),
-        ),
-    }
-    steps.extend(new.iter().map(|rule| GroupStep::Park(copy_of(rule, deployment))));
+    let mut steps = record::steps(customer_group, holders, &new, deployment, quota)?;
     steps.extend(in_the_way.into_iter().cloned().map(GroupStep::Remove));
     let adds = adds.into_iter().map(GroupStep::Add);
     let removes = removes.into_iter().cloned().map(GroupStep::Remove);
@@ -217,7 +254,7 @@ pub(crate) fn plan(
     } else {
         steps.extend(adds.chain(removes));
     }
-    if !holders.is_empty() && customer_group.parked.is_some() {
+    if !holders.is_empty() {
         steps.extend(back.into_iter().cloned().map(GroupStep::Unpark));
     }
     steps.extend(releases(customer_group, holders));
@@ -225,16 +262,23 @@ pub(crate) fn plan(
 }
 
 /// Returns the last steps: the holders that need nothing shut any more go, and with the last of them the
-/// parked group.
+/// parked groups.
 fn releases(customer_group: &CustomerGroup, holders: &Holders) -> Vec<GroupStep> {
-    match &customer_group.parked {
-        None => Vec::new(),
-        Some(_) if holders.is_empty() => vec![GroupStep::DeleteParked],
-        Some(parked) => {
-            let gone = parked.holders.keys().filter(|instance| !holders.contains_key(*instance));
-            gone.cloned().map(GroupStep::ReleaseHolder).collect()
+    let parked = customer_group.parked.iter().rev();
+    if holders.is_empty() {
+        return parked.map(|parked| GroupStep::DeleteParked(parked.number)).collect();
+    }
+    let mut listed: BTreeSet<&String> = BTreeSet::new();
+    let mut gone = Vec::new();
+    for parked in &customer_group.parked {
+        for instance in parked.holders.keys() {
+            // The tag of a holder that is listed twice goes as well: the steps before wrote the first.
+            if !holders.contains_key(instance) || !listed.insert(instance) {
+                gone.push(GroupStep::ReleaseHolder(parked.number, instance.clone()));
+            }
         }
     }
+    gone
 }
 
 /// Returns the rules that a lockdown for these holders removes, each with the losses that an administrator
@@ -265,25 +309,57 @@ pub(crate) fn losses<'a>(
 }
 
 impl CustomerGroup {
+    /// Returns the copies of all its parked groups.
+    pub(crate) fn copies(&self) -> impl Iterator<Item = &GroupRule> {
+        self.parked.iter().flat_map(|parked| &parked.rules)
+    }
+
+    /// Returns the holders that the tags of its parked groups list.
+    pub(crate) fn holders(&self) -> Holders {
+        let mut all = Holders::new();
+        for (instance, ports) in self.parked.iter().flat_map(|parked| &parked.holders) {
+            all.entry(instance.clone()).or_default().extend(ports);
+        }
+        all
+    }
+
     /// Reports whether an original of a piece is parked, its own or another that covers it. A piece whose
     /// originals were deleted is all that is left of them: it is the customer's rule from there on.
     fn keeps_original_of(&self, piece: &GroupRule) -> bool {
         let original = piece.tags.get(tags::PIECE_OF);
-        let mut copies = self.parked.iter().flat_map(|parked| &parked.rules);
-        copies.any(|copy| {
+        self.copies().any(|copy| {
             let covers = copy.source == piece.source && copy.traffic.covers(&piece.traffic);
             covers || copy.tags.get(tags::ORIGINAL) == original
         })
     }
 
-    /// Leaves out the customer's rules that expose one of these ports: no administrator asked for a lockdown
-    /// of them.
+    /// Leaves out the customer's rules that expose one of these ports and that no lockdown recorded: no
+    /// administrator asked for a lockdown of them.
     pub(crate) fn without_exposing(&mut self, ports: &BTreeSet<ProtectedPort>, deployment: &str) {
-        self.rules.retain(|rule| is_piece(rule, deployment) || split(rule, ports) == SplitOutcome::Untouched);
+        let recorded: BTreeSet<(Ec2Traffic, RuleSource)> =
+            self.copies().map(|copy| (copy.traffic.clone(), copy.source.clone())).collect();
+        self.rules.retain(|rule| {
+            is_piece(rule, deployment)
+                || recorded.contains(&(rule.traffic.clone(), rule.source.clone()))
+                || split(rule, ports) == SplitOutcome::Untouched
+        });
     }
 }
 
 impl Quota {
+    /// Returns the prefix list of a source, if EC2 does not tell the number of rules that it counts as.
+    fn unknown<'a>(&self, source: &'a RuleSource) -> Option<&'a str> {
+        match source {
+            RuleSource::PrefixList(list) | RuleSource::PrefixListV6(list) => {
+                (!self.prefix_lists.contains_key(list)).then_some(list)
+            }
+            RuleSource::Prefix(_)
+            | RuleSource::Group(_)
+            | RuleSource::Peer { .. }
+            | RuleSource::Unreadable => None,
+        }
+    }
+
     /// Returns the number of rules that these sources count as, in the address family that has more.
     fn count<'a>(&self, sources: impl Iterator<Item = &'a RuleSource>) -> usize {
         let (mut v4, mut v6) = (0, 0);
@@ -291,7 +367,7 @@ impl Quota {
             let (in_v4, in_v6) = match source {
                 RuleSource::Prefix(ipnet::IpNet::V4(_)) => (1, 0),
                 RuleSource::Prefix(ipnet::IpNet::V6(_)) => (0, 1),
-                RuleSource::PrefixList(list) => {
+                RuleSource::PrefixList(list) | RuleSource::PrefixListV6(list) => {
                     let entries = self.prefix_lists.get(list).copied().unwrap_or(1);
                     (entries, entries)
                 }

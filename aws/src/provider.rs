@@ -9,12 +9,14 @@ use postern_core::{ProtectedPort, TargetId};
 use postern_provider::kit::{Attempt, KeyedStates, attempt_until, read_places};
 use postern_provider::{
     AssessmentReport, CloudError, LockdownOrder, LockdownReport, Observation, Provider, Reach, SweepReport,
+    Unread,
 };
 use tokio::sync::Mutex;
 
 use crate::accounts::{self, AccountRegion};
+use crate::api::Ec2;
 use crate::backoff::backoff;
-use crate::lockdown::LockdownOps;
+use crate::lockdown::{GroupOps, LockdownOps};
 use crate::open_close::{InstanceCache, InstanceOps};
 use crate::settings::AwsSettings;
 use crate::snapshot::{InstanceContext, InstanceSnapshot};
@@ -71,23 +73,42 @@ impl Aws {
         }
     }
 
-    fn lockdown_ops<'a>(&self, ops: &InstanceOps<'a>) -> LockdownOps<'a> {
+    fn lockdown_ops<'a>(&'a self, place: &'a AccountRegion, ops: &InstanceOps<'a>) -> LockdownOps<'a> {
         let InstanceOps { ec2, context: InstanceContext { target, instance, deployment } } = *ops;
-        LockdownOps { ec2, target, instance, deployment, rules_per_group: self.settings.rules_per_group }
+        let groups = self.group_ops(place, ec2);
+        let groups_per_interface = self.settings.groups_per_interface;
+        LockdownOps { groups, target, instance, deployment, groups_per_interface }
+    }
+
+    /// Puts back the rules of groups that no instance needs parked any more.
+    async fn give_back(&self, place: &AccountRegion, groups: &[String]) -> Result<Vec<String>, CloudError> {
+        if groups.is_empty() {
+            return Ok(Vec::new());
+        }
+        let _guard = place.lockdowns.lock().await;
+        self.group_ops(place, place.ec2().await?).give_back(groups).await
+    }
+
+    fn group_ops<'a>(&'a self, place: &'a AccountRegion, ec2: &'a Ec2) -> GroupOps<'a> {
+        let AwsSettings { deployment, rules_per_group, tags, .. } = &self.settings;
+        GroupOps { ec2, deployment, rules_per_group: *rules_per_group, tags, recent: &place.recent }
     }
 
     /// Repairs the lockdown that a snapshot shows: resumes one that was interrupted, and undoes changes by
     /// other principals.
     async fn repair_lockdown(
         &self,
+        place: &AccountRegion,
         ops: &InstanceOps<'_>,
         snapshot: &InstanceSnapshot,
     ) -> Result<(), CloudError> {
-        let lockdown = self.lockdown_ops(ops);
+        let lockdown = self.lockdown_ops(place, ops);
         match (snapshot.own(), snapshot.state()) {
-            (Some(own), _) if !snapshot.exists => return lockdown.delete(&own.id).await,
+            (Some(own), _) if !snapshot.exists => return lockdown.groups.delete(&own.id).await,
             (None, _) if snapshot.parked().next().is_none() || !snapshot.exists => return Ok(()),
-            (Some(_), tags::RELEASING) => return lockdown.release(snapshot).await.map(drop),
+            (Some(_), tags::RELEASING | tags::PREPARING) => {
+                return lockdown.release(snapshot).await.map(drop);
+            }
             (Some(_), tags::LOCKED) => {
                 for (rule, named) in snapshot.misnamed(&self.settings.deployment) {
                     ops.ec2.tag(&rule, named).await?;
@@ -144,17 +165,32 @@ impl Provider for Aws {
             removed = ops.remove_strays(&own.id, &strays).await;
             snapshot.forget(&strays);
         }
-        let repaired = self.repair_lockdown(&ops, &snapshot).await;
+        let repaired = self.repair_lockdown(place, &ops, &snapshot).await;
         removed.and(repaired)
     }
 
     async fn sweep(&self) -> SweepReport {
         let reads = self.places.values().map(|place| {
             let seen = |target: &TargetId, snapshot: &InstanceSnapshot| self.check_cache(target, snapshot);
-            (place.name(), inventory::sweep(place, &self.settings.deployment, seen))
+            let swept = async move {
+                let swept = inventory::sweep(place, &self.settings.deployment, seen).await?;
+                let given_back = self.give_back(place, &swept.orphaned).await;
+                Ok::<_, CloudError>((swept.sightings, given_back.map_err(|error| (place.name(), error))))
+            };
+            (place.name(), swept)
         });
         let (read, unread) = read_places(PLACES_AT_ONCE, reads).await;
-        SweepReport { sightings: read.into_iter().flatten().collect(), unread }
+        let mut report = SweepReport { unread, ..SweepReport::default() };
+        for (sightings, given_back) in read {
+            report.sightings.extend(sightings);
+            match given_back {
+                Ok(given_back) => report.given_back.extend(given_back),
+                Err((place, error)) => {
+                    report.unread.push(Unread { place: format!("{place}: parked rules"), error });
+                }
+            }
+        }
+        report
     }
 
     async fn assess(&self, management: &BTreeSet<ProtectedPort>) -> AssessmentReport {
@@ -167,8 +203,8 @@ impl Provider for Aws {
     }
 
     async fn plan_lockdown(&self, order: &LockdownOrder) -> Result<LockdownReport, CloudError> {
-        let (_, ops) = self.ops(&order.target).await?;
-        self.lockdown_ops(&ops).plan_lock(order, &ops.snapshot().await?).await
+        let (place, ops) = self.ops(&order.target).await?;
+        self.lockdown_ops(place, &ops).plan_lock(order, &ops.snapshot().await?).await
     }
 
     async fn lockdown(&self, order: &LockdownOrder) -> Result<LockdownReport, CloudError> {
@@ -177,7 +213,7 @@ impl Provider for Aws {
         let mut cache = cache.lock().await;
         let _guard = place.lockdowns.lock().await;
         cache.forget();
-        let lockdown = self.lockdown_ops(&ops);
+        let lockdown = self.lockdown_ops(place, &ops);
         let report = lockdown.lock(order, &ops.snapshot().await?).await?;
         if report.changes.is_empty() || !order.consent.unmet(&report.concerns).is_empty() {
             return Ok(report);
@@ -196,8 +232,8 @@ impl Provider for Aws {
     }
 
     async fn plan_release(&self, target: &TargetId) -> Result<LockdownReport, CloudError> {
-        let (_, ops) = self.ops(target).await?;
-        self.lockdown_ops(&ops).plan_release(&ops.snapshot().await?).await
+        let (place, ops) = self.ops(target).await?;
+        self.lockdown_ops(place, &ops).plan_release(&ops.snapshot().await?).await
     }
 
     async fn release(&self, target: &TargetId) -> Result<LockdownReport, CloudError> {
@@ -206,7 +242,7 @@ impl Provider for Aws {
         let mut cache = cache.lock().await;
         let _guard = place.lockdowns.lock().await;
         cache.forget();
-        let lockdown = self.lockdown_ops(&ops);
+        let lockdown = self.lockdown_ops(place, &ops);
         let report = lockdown.release(&ops.snapshot().await?).await?;
         if report.changes.is_empty() {
             return Ok(report);

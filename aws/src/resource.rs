@@ -46,8 +46,20 @@ pub(crate) struct Ec2Interface {
     pub(crate) groups: Vec<String>,
     /// The one of its groups that has the name of the instance's own group.
     pub(crate) own: Option<String>,
+    /// A service made and manages it, for instance for a container or a load balancer: EC2 lets no one else
+    /// change its groups (EC2 User Guide, "Requester-managed network interfaces").
+    pub(crate) is_managed: bool,
     /// EC2's description of it, for interfaces of no instance.
     pub(crate) description: String,
+}
+
+/// A managed prefix list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct PrefixList {
+    /// The number of rules that it counts as; none if EC2 does not tell.
+    pub(crate) weight: Option<usize>,
+    /// Its ranges are IPv6.
+    pub(crate) is_v6: bool,
 }
 
 /// An instance that is not terminated.

@@ -63,6 +63,8 @@ pub(crate) enum RuleSource {
     Prefix(IpNet),
     /// A managed prefix list, `pl-…`.
     PrefixList(String),
+    /// A managed prefix list of IPv6 ranges. Only where its family has been read.
+    PrefixListV6(String),
     /// Everything that another security group of the account, or the same one, is attached to.
     Group(String),
     /// The same, for a group of another account, in a VPC that is peered with this one.
@@ -126,7 +128,7 @@ impl fmt::Display for RuleSource {
         match self {
             Self::Prefix(prefix) if self.is_anyone() => write!(f, "anyone ({prefix})"),
             Self::Prefix(prefix) => prefix.fmt(f),
-            Self::PrefixList(list) => write!(f, "the prefix list {list}"),
+            Self::PrefixList(list) | Self::PrefixListV6(list) => write!(f, "the prefix list {list}"),
             Self::Group(group) => write!(f, "members of {group}"),
             Self::Peer { group, account } => write!(f, "members of {group} of the account {account}"),
             Self::Unreadable => f.write_str("a source that this version cannot read"),

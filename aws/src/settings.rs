@@ -1,5 +1,7 @@
 //! The settings of the provider.
 
+use std::collections::BTreeMap;
+
 /// The accounts and Regions that Postern manages, and how to reach them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AwsSettings {
@@ -11,6 +13,12 @@ pub struct AwsSettings {
     /// The most rules that a group may hold in one direction and family: the account's quota, 60 unless it
     /// was raised (Amazon VPC quotas).
     pub rules_per_group: usize,
+    /// The most security groups that a network interface may have: the account's quota, 5 unless it was
+    /// raised, and 16 at most (Amazon VPC quotas).
+    pub groups_per_interface: usize,
+    /// The tags that every security group of Postern's gets besides its own, for organisations that demand
+    /// tags on creation. Keys begin neither with `postern:` nor with `aws:`.
+    pub tags: BTreeMap<String, String>,
     /// The accounts.
     pub accounts: Vec<AwsAccount>,
 }

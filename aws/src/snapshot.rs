@@ -20,7 +20,7 @@ pub(crate) struct InstanceSnapshot {
     pub(crate) groups: Vec<Ec2Group>,
     /// Its network interfaces.
     pub(crate) interfaces: Vec<Ec2Interface>,
-    /// The rules of its own group and of every group on its interfaces.
+    /// The rules of its own group, of every group on its interfaces, and of its parked groups.
     pub(crate) rules: Rules,
     /// The instance exists.
     pub(crate) exists: bool,
@@ -85,12 +85,14 @@ impl InstanceSnapshot {
         if self.knows_ports(context) { "" } else { ", and no tag says for which ports: lock it down again" }
     }
 
-    /// Returns the interfaces whose ports must be shut: all, or the primary one if the others are
-    /// Kubernetes's.
+    /// Returns the interfaces whose ports must be shut: all but those that a service manages, which carry
+    /// containers, or the primary one if the others are Kubernetes's.
     pub(crate) fn guarded(&self) -> impl Iterator<Item = &Ec2Interface> {
         let primary_only =
             self.primary_only || self.own().is_some_and(|own| has_tag(own, tags::INTERFACES, tags::PRIMARY));
-        self.interfaces.iter().filter(move |interface| !primary_only || interface.index == 0)
+        self.interfaces
+            .iter()
+            .filter(move |interface| interface.index == 0 || !primary_only && !interface.is_managed)
     }
 
     /// Returns the interfaces that must have the own group: those in its VPC, which is the primary
@@ -172,11 +174,23 @@ impl InstanceSnapshot {
         self.customer_groups().into_iter().filter_map(|group| self.rules.ingress.get(group)).flatten()
     }
 
-    /// Returns the customer's groups with a piece that another principal widened over one of these ports.
+    /// Returns the customer's groups with a piece that another principal widened over one of these ports, or
+    /// with an original that was put back.
     pub(crate) fn widened(&self, ports: &BTreeSet<ProtectedPort>, deployment: &str) -> Vec<String> {
         let exposures = exposures(self.customer_rules(), ports).into_iter().map(|exposure| exposure.rule);
-        let pieces = exposures.filter(|rule| self.is_guarded_piece(rule, deployment));
+        let pieces = exposures.filter(|rule| self.is_recorded(rule, deployment));
         pieces.map(|rule| rule.group).collect::<BTreeSet<_>>().into_iter().collect()
+    }
+
+    /// Reports whether the lockdown of this instance recorded a rule that exposes a port: it is a piece that
+    /// another principal widened, or an original that was put back.
+    fn is_recorded(&self, rule: &GroupRule, deployment: &str) -> bool {
+        let mut parked = self.parked().filter(|group| group.parked_for() == Some(&rule.group));
+        let is_original = parked.any(|group| {
+            let copies = self.rules.ingress.get(&group.id).into_iter().flatten();
+            copies.into_iter().any(|copy| copy.identity() == rule.identity())
+        });
+        is_original || self.is_guarded_piece(rule, deployment)
     }
 
     /// Reports whether a rule is a piece that a lockdown of this instance left: it exposes a port only if
@@ -206,6 +220,9 @@ impl InstanceSnapshot {
                 }
             }
             (Some(_), tags::RELEASING) => found("a release was interrupted".into(), true),
+            (Some(_), tags::PREPARING) => {
+                found("a lockdown was refused or interrupted before it changed a rule".into(), true);
+            }
             (Some(_), tags::LOCKED) => {
                 let lost = self.lost_tags(context);
                 if !lost.is_empty() {
@@ -237,7 +254,7 @@ impl InstanceSnapshot {
                     found(format!("its own group is not on {}", interface.id), true);
                 }
                 for exposure in exposures(self.customer_rules(), &self.ports(context.instance)) {
-                    let is_repairable = self.is_guarded_piece(&exposure.rule, context.deployment);
+                    let is_repairable = self.is_recorded(&exposure.rule, context.deployment);
                     found(format!("it is not shut: {exposure}"), is_repairable);
                 }
             }
@@ -248,7 +265,10 @@ impl InstanceSnapshot {
                 );
             }
         }
-        Observation { windows, drift, strays: self.strays(context.deployment), ..Observation::default() }
+        let ports = self.ports(context.instance);
+        let shut = (self.exists && self.state() == tags::LOCKED && !ports.is_empty()).then_some(ports);
+        let strays = self.strays(context.deployment);
+        Observation { windows, drift, strays, shut, ..Observation::default() }
     }
 }
 
@@ -285,8 +305,9 @@ impl RegionSnapshot {
         for (instance, snapshot) in &mut snapshots {
             snapshot.exists |= self.bare.contains(instance);
             let own = snapshot.own().map(|own| own.id.clone());
+            let parked = snapshot.parked().map(|parked| parked.id.clone()).collect::<Vec<_>>();
             let groups: BTreeSet<String> =
-                snapshot.customer_groups().into_iter().cloned().chain(own).collect();
+                snapshot.customer_groups().into_iter().cloned().chain(own).chain(parked).collect();
             let pick = |side: &BTreeMap<String, Vec<GroupRule>>| {
                 groups.iter().filter_map(|id| Some((id.clone(), side.get(id)?.clone()))).collect()
             };

@@ -48,8 +48,9 @@ pub(crate) fn split(rule: &GroupRule, protected: &BTreeSet<ProtectedPort>) -> Sp
         },
         Ec2Traffic::All => {
             let ports = |protocol| without(protocol, 0, u16::MAX, protected);
-            let icmp = Ec2Traffic::Other { protocol: icmp(&rule.source).to_owned(), kind: (-1, -1) };
-            let kept = ports(Protocol::Tcp).into_iter().chain(ports(Protocol::Udp)).chain([icmp]).collect();
+            let icmp = icmp(&rule.source).iter();
+            let icmp = icmp.map(|name| Ec2Traffic::Other { protocol: (*name).to_owned(), kind: (-1, -1) });
+            let kept = ports(Protocol::Tcp).into_iter().chain(ports(Protocol::Udp)).chain(icmp).collect();
             SplitOutcome::Split { kept, ask: between_members(rule).or(Some(Loss::OtherProtocols)) }
         }
         // It admits no port, so it was untouched.
@@ -79,16 +80,14 @@ fn without(protocol: Protocol, from: u16, to: u16, protected: &BTreeSet<Protecte
     left
 }
 
-/// Returns EC2's name of ICMP in the address family. Groups and prefix lists take the IPv4 name, which EC2
-/// applies to both.
-fn icmp(source: &RuleSource) -> &'static str {
+/// Returns EC2's names of ICMP in the address families of the source. Members of a group have addresses of
+/// both, and EC2 applies each name to one (EC2 API reference, `IpPermission`).
+fn icmp(source: &RuleSource) -> &'static [&'static str] {
     match source {
-        RuleSource::Prefix(IpNet::V6(_)) => "icmpv6",
-        RuleSource::Prefix(IpNet::V4(_))
-        | RuleSource::PrefixList(_)
-        | RuleSource::Group(_)
-        | RuleSource::Peer { .. }
-        | RuleSource::Unreadable => "icmp",
+        RuleSource::Prefix(IpNet::V6(_)) | RuleSource::PrefixListV6(_) => &["icmpv6"],
+        RuleSource::Prefix(IpNet::V4(_)) | RuleSource::PrefixList(_) => &["icmp"],
+        RuleSource::Group(_) | RuleSource::Peer { .. } => &["icmp", "icmpv6"],
+        RuleSource::Unreadable => &["icmp"],
     }
 }
 

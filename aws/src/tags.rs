@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use postern_core::{GrantId, ProtectedPort};
+use postern_provider::{ConcernKind, Consent};
 
 use crate::rule::Tags;
 
@@ -25,9 +26,11 @@ pub(crate) const PARKED: &str = "parked";
 pub(crate) const INSTANCE: &str = "postern:instance";
 /// The group whose rules a parked group keeps.
 pub(crate) const PARKED_FOR: &str = "postern:parked-for";
-/// The state of the lockdown, on an own group: [`LOCKING`], [`LOCKED`] or [`RELEASING`].
+/// The state of the lockdown, on an own group: [`PREPARING`], [`LOCKING`], [`LOCKED`] or [`RELEASING`].
 pub(crate) const STATE: &str = "postern:state";
-/// A lockdown was begun.
+/// A lockdown was begun that has not touched a rule of the customer's: a sweep undoes it.
+pub(crate) const PREPARING: &str = "preparing";
+/// A lockdown was begun, and a sweep finishes it. The accepted concerns follow in the same value ([`locking`]).
 pub(crate) const LOCKING: &str = "locking";
 /// The lockdown is complete.
 pub(crate) const LOCKED: &str = "locked";
@@ -141,6 +144,20 @@ pub(crate) fn holders(tags: &Tags) -> BTreeMap<String, BTreeSet<ProtectedPort>> 
 /// Returns the tag of an instance that needs ports shut.
 pub(crate) fn of_holder(instance: &str, ports: &BTreeSet<ProtectedPort>) -> (String, String) {
     (format!("{HOLDER}{instance}"), write_ports(ports))
+}
+
+/// Returns the state of a lockdown that was begun with a consent: [`LOCKING`], and the words of the concerns
+/// that the administrator accepted.
+pub(crate) fn locking(consent: &Consent) -> String {
+    let words = consent.0.iter().map(|kind| kind.word());
+    [LOCKING].into_iter().chain(words).collect::<Vec<_>>().join(" ")
+}
+
+/// Reads the consent with which the lockdown was begun.
+pub(crate) fn consent(tags: &Tags) -> Consent {
+    let state = tags.get(STATE).map_or("", String::as_str);
+    let is_accepted = |kind: &ConcernKind| state.split_whitespace().any(|word| word == kind.word());
+    Consent(ConcernKind::ALL.into_iter().filter(is_accepted).collect())
 }
 
 /// Formats ports as a tag's value. Ranges, because 256 characters hold only some two dozen ports one by one.

@@ -4,14 +4,15 @@ use std::collections::BTreeMap;
 
 use aws_sdk_ec2::types::builders::IpPermissionBuilder;
 use aws_sdk_ec2::types::{
-    GroupIdentifier, InstanceStateName, IpPermission, IpRange, Ipv6Range, NetworkInterface, PrefixListId,
-    SecurityGroup, SecurityGroupRule, Tag, UserIdGroupPair,
+    GroupIdentifier, InstanceStateName, IpPermission, IpRange, Ipv6Range, ManagedPrefixList,
+    NetworkInterface, NetworkInterfaceType, PrefixListId, SecurityGroup, SecurityGroupRule, Tag,
+    UserIdGroupPair,
 };
 use ipnet::IpNet;
 use postern_core::Protocol;
 
 use crate::names;
-use crate::resource::{Ec2Group, Ec2Interface, Instance, NewGroupRule};
+use crate::resource::{Ec2Group, Ec2Interface, Instance, NewGroupRule, PrefixList};
 use crate::rule::{Ec2Traffic, GroupRule, RuleSource, Tags};
 
 /// Converts a group; none if EC2 left out its id.
@@ -47,8 +48,42 @@ pub(crate) fn interface(interface: &NetworkInterface) -> Option<Ec2Interface> {
         index: attachment.and_then(|at| at.device_index()).unwrap_or_default(),
         vpc: interface.vpc_id().unwrap_or_default().to_owned(),
         groups,
+        is_managed: interface.requester_managed() == Some(true)
+            || interface.interface_type().is_some_and(|kind| !is_machines(kind)),
         description: interface.description().unwrap_or_default().to_owned(),
     })
+}
+
+/// Reports whether interfaces of this type are a machine's own.
+fn is_machines(kind: &NetworkInterfaceType) -> bool {
+    matches!(kind.as_str(), "interface" | "efa" | "efa-only" | "evs" | "trunk")
+}
+
+/// Converts a prefix list, with its id; none if EC2 left out its id. A list counts as its most entries, and
+/// one of AWS's own, which has no such number, as its weight (Amazon VPC User Guide, "AWS-managed prefix list
+/// weight").
+pub(crate) fn prefix_list(list: &ManagedPrefixList) -> Option<(String, PrefixList)> {
+    let entries = list.max_entries().and_then(|most| usize::try_from(most).ok());
+    let name = list.prefix_list_name().unwrap_or_default();
+    let weight = entries.or_else(|| weight_of_aws_list(name.strip_prefix("com.amazonaws.")?));
+    Some((
+        list.prefix_list_id()?.to_owned(),
+        PrefixList { weight, is_v6: list.address_family() == Some("IPv6") },
+    ))
+}
+
+fn weight_of_aws_list(name: &str) -> Option<usize> {
+    let (_, service) = name.split_once('.')?;
+    match service.strip_prefix("ipv6.").unwrap_or(service) {
+        "cloudfront.origin-facing" => Some(55),
+        "route53-healthchecks" => Some(25),
+        "vpc-lattice" => Some(10),
+        "s3express" => Some(6),
+        "groundstation" => Some(5),
+        "ec2-instance-connect" => Some(2),
+        "s3" | "dynamodb" => Some(1),
+        _ => None,
+    }
 }
 
 /// Converts an instance; none if it is terminated or about to be.
@@ -144,7 +179,7 @@ fn with_source(permission: IpPermissionBuilder, rule: &NewGroupRule) -> IpPermis
             .ipv6_ranges(Ipv6Range::builder().cidr_ipv6(net.to_string()).set_description(described).build()),
         // The provider never creates such a rule, because it never parks one.
         RuleSource::Unreadable => permission,
-        RuleSource::PrefixList(list) => permission
+        RuleSource::PrefixList(list) | RuleSource::PrefixListV6(list) => permission
             .prefix_list_ids(PrefixListId::builder().prefix_list_id(list).set_description(described).build()),
         RuleSource::Group(group) => permission.user_id_group_pairs(
             UserIdGroupPair::builder().group_id(group).set_description(described).build(),

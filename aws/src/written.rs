@@ -34,7 +34,7 @@ use crate::rule_plan;
 
 /// The time after its answer in which an opening may be missing from a read. A rule that is missing later was
 /// removed by another principal.
-const SHOWN_AFTER: Duration = Duration::from_secs(10);
+pub(crate) const SHOWN_AFTER: Duration = Duration::from_secs(10);
 
 /// The rules that openings wrote into an instance's own group, each with the marks of those openings alone.
 #[derive(Debug, Default)]

@@ -89,7 +89,7 @@ impl Provider for Azure {
         let reads =
             subscriptions.map(|subscription| (place(subscription), inventory::sweep(self, subscription)));
         let (read, unread) = read_places(SUBSCRIPTIONS_AT_ONCE, reads).await;
-        let mut sweep = SweepReport { sightings: Vec::new(), unread: self.unread_subscriptions(unread) };
+        let mut sweep = SweepReport { unread: self.unread_subscriptions(unread), ..SweepReport::default() };
         let mut elsewhere = Vec::new();
         for inventory::SubscriptionSweep { sightings, of_others, unread } in read {
             sweep.sightings.extend(sightings);

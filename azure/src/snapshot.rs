@@ -396,6 +396,7 @@ impl<'a> MachineView<'a> {
             drift: self.drift(flush),
             reach: self.reach(),
             strays: self.stray_rules(),
+            shut: None,
         }
     }
 

@@ -240,8 +240,8 @@ pub(crate) struct LockdownArgs {
     /// Change nothing, and list the exact changes.
     #[arg(long)]
     pub dry_run: bool,
-    /// Accept the concerns of this kind, and go on; may be given several times.
-    #[arg(long, value_enum, value_name = "CONCERN")]
+    /// Accept the concerns of these kinds, and go on: several with commas, or given several times.
+    #[arg(long, value_enum, value_name = "CONCERN", value_delimiter = ',')]
     pub accept: Vec<Accept>,
 }
 

@@ -207,7 +207,7 @@ async fn a_release_waits_for_the_windows_and_a_lockdown_comes_back(subject: &Sub
         target: target.clone(),
         ports: ["tcp/22".parse().unwrap(), "tcp/3389".parse().unwrap()].into(),
         consent: Consent::all(),
-        together: BTreeSet::new(),
+        together: [].into(),
     };
     let ssh = window(target, 1, "tcp/22", "192.0.2.1");
     assert_eq!(provider.lockdown(&order).await.unwrap().changes, [], "it is locked already");

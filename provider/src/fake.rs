@@ -31,12 +31,14 @@ struct FakeState {
     released: BTreeSet<TargetId>,
     drift: BTreeMap<TargetId, BTreeSet<Drift>>,
     strays: BTreeMap<TargetId, BTreeSet<Stray>>,
+    shut: BTreeMap<TargetId, BTreeSet<ProtectedPort>>,
     concerns: Vec<Concern>,
     terminated: BTreeSet<TargetId>,
     faults: VecDeque<Fault>,
     outage: Option<CloudError>,
     calls: u64,
     silent: bool,
+    hangs_openings: bool,
     /// The error with which every repair fails.
     no_repair: Option<CloudError>,
     /// Targets that no sweep finds.
@@ -90,6 +92,16 @@ impl FakeCloud {
     /// Leaves every call without an answer.
     pub fn fall_silent(&self) {
         self.lock().silent = true;
+    }
+
+    /// Has observations say that the lockdown of a target shuts these ports.
+    pub fn shut(&self, target: &TargetId, ports: BTreeSet<ProtectedPort>) {
+        self.lock().shut.insert(target.clone(), ports);
+    }
+
+    /// Leaves every opening without an answer, or ends that.
+    pub fn hang_openings(&self, hang: bool) {
+        self.lock().hangs_openings = hang;
     }
 
     /// Terminates a VM: its windows go with it.
@@ -225,6 +237,7 @@ impl FakeState {
             reach: self.reach.get(target).cloned().unwrap_or_default(),
             drift: self.drift.get(target).into_iter().flatten().cloned().collect(),
             strays: self.strays.get(target).cloned().unwrap_or_default(),
+            shut: self.shut.get(target).cloned(),
         }
     }
 
@@ -261,6 +274,10 @@ impl Provider for FakeCloud {
     }
 
     async fn open(&self, target: &TargetId, windows: &BTreeSet<LayerWindow>) -> Result<Reach, CloudError> {
+        let hangs = self.lock().hangs_openings;
+        if hangs {
+            std::future::pending::<()>().await;
+        }
         self.call(target, |inner| {
             if inner.released.contains(target) {
                 return Err(CloudError::not_locked(target));
@@ -309,13 +326,13 @@ impl Provider for FakeCloud {
         inner.calls += 1;
         if let Some(error) = inner.outage.clone() {
             return SweepReport {
-                sightings: Vec::new(),
                 unread: vec![Unread { place: "everywhere".into(), error, hides: Hidden::Everything }],
+                ..SweepReport::default()
             };
         }
         let sighting = |target: TargetId| Sighting { held: Some(inner.observation(&target)), target };
         let found = inner.targets().into_iter().filter(|target| !inner.hidden.contains(target));
-        SweepReport { sightings: found.map(sighting).collect(), unread: Vec::new() }
+        SweepReport { sightings: found.map(sighting).collect(), ..SweepReport::default() }
     }
 
     async fn assess(&self, management: &BTreeSet<ProtectedPort>) -> AssessmentReport {

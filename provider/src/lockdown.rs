@@ -1,7 +1,7 @@
 //! The orders and reports of a lockdown, which puts a target's protected ports under JIT in its cloud, and of
 //! a release.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use postern_core::{ProtectedPort, TargetId};
@@ -15,8 +15,9 @@ pub struct LockdownOrder {
     pub ports: BTreeSet<ProtectedPort>,
     /// The concerns that the administrator accepts.
     pub consent: Consent,
-    /// Other targets of the same order: a rule that they share with this one is no concern.
-    pub together: BTreeSet<TargetId>,
+    /// Other targets of the same order, with their ports: a rule that they share with this one is no concern
+    /// if the order protects this target's ports on them, too.
+    pub together: BTreeMap<TargetId, BTreeSet<ProtectedPort>>,
 }
 
 /// The kinds of concern that an administrator accepts. None by default.

@@ -23,6 +23,9 @@ pub struct Observation {
     pub drift: Vec<Drift>,
     /// The rules among Postern's own that are not exactly a window. [`crate::Provider::repair`] removes them.
     pub strays: BTreeSet<Stray>,
+    /// The ports that the lockdown of the target shuts; none without a complete lockdown, and from a cloud that
+    /// does not tell.
+    pub shut: Option<BTreeSet<ProtectedPort>>,
 }
 
 /// A rule among Postern's own that cannot be read as a window: another principal made or edited it.
@@ -104,6 +107,9 @@ pub struct SweepReport {
     pub sightings: Vec<Sighting>,
     /// The accounts and regions that the sweep could not read; their last known state is kept.
     pub unread: Vec<Unread>,
+    /// The rules of the customer's that no lockdown needed parked any more and that the sweep put back, in
+    /// words.
+    pub given_back: Vec<String>,
 }
 
 /// A part of a cloud that could not be read.

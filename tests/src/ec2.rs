@@ -144,6 +144,22 @@ impl Ec2 {
         self.proxy.stale_reads(span);
     }
 
+    /// Has a service manage an interface, which EC2 then lets no one else change.
+    pub fn manage(&self, interface: &str) {
+        self.proxy.manage(interface);
+    }
+
+    /// Lets the next read whose request contains these words be answered by a replica that is behind: as before the last
+    /// changes.
+    pub fn stale_once(&self, words: &str) {
+        self.proxy.stale_once(words);
+    }
+
+    /// Reports whether that read has come.
+    pub fn was_stale(&self) -> bool {
+        self.proxy.was_stale()
+    }
+
     /// Lets no page hold more items than this, as EC2 may where more were asked for.
     pub fn short_pages(&self, items: usize) {
         self.proxy.short_pages(items);

@@ -1,27 +1,19 @@
 //! The execution of a plan, call after call.
 
-use std::collections::BTreeMap;
-
 use postern_provider::CloudError;
 use postern_provider::kit::{Attempt, CallError, attempt_until};
 
+use super::groups::{ParkedIds, until_known};
 use super::{InstancePlan, InstanceStep, LockdownOps};
 use crate::api::Find;
 use crate::backoff::backoff;
 use crate::names;
 use crate::open_close::is_not_found;
-use crate::parking::{CustomerGroup, GroupStep};
-use crate::resource::NewGroupRule;
-use crate::tags;
+use crate::parking::GroupStep;
 
 impl LockdownOps<'_> {
     pub(super) async fn execute(&self, mut plan: InstancePlan) -> Result<(), CloudError> {
-        let mut parked: BTreeMap<usize, String> = plan
-            .customer_groups
-            .iter()
-            .enumerate()
-            .filter_map(|(index, customer_group)| Some((index, customer_group.parked.as_ref()?.id.clone())))
-            .collect();
+        let mut parked = ParkedIds::of(&plan.customer_groups);
         let mut own = plan.own.take();
         let was_there = own.is_some();
         for call in into_calls(plan.steps) {
@@ -31,7 +23,7 @@ impl LockdownOps<'_> {
                     let description =
                         format!("Postern: windows of {}. Made and deleted by the broker.", self.instance);
                     let name = names::own(self.instance);
-                    own = Some(self.ec2.create_group(&name, &description, &vpc, &tags).await?);
+                    own = Some(self.groups.ec2.create_group(&name, &description, &vpc, &tags).await?);
                 }
                 PlannedCall::Own(step) => {
                     let own = own.as_deref().unwrap_or_default();
@@ -45,8 +37,7 @@ impl LockdownOps<'_> {
                 }
                 PlannedCall::CustomerGroup(index, steps) => {
                     if let Some(customer_group) = plan.customer_groups.get(index) {
-                        self.on_customer_group(customer_group, parked.entry(index).or_default(), steps)
-                            .await?;
+                        self.groups.carry_out(customer_group, &mut parked, steps).await?;
                     }
                 }
             }
@@ -57,28 +48,28 @@ impl LockdownOps<'_> {
     async fn on_own(&self, own: &str, step: InstanceStep) -> Result<(), CloudError> {
         match step {
             InstanceStep::ShutEgress(rules) => self.shut_egress(own, rules).await,
-            InstanceStep::RemoveStray(rule) => match self.ec2.revoke(own, &[rule.id]).await {
+            InstanceStep::RemoveStray(rule) => match self.groups.ec2.revoke(own, &[rule.id]).await {
                 Err(error) if !is_not_found(&error) => Err(error.into()),
                 Ok(()) | Err(_) => Ok(()),
             },
-            InstanceStep::Mark(tags) => Ok(until_known(|| self.ec2.tag(own, tags.clone())).await?),
+            InstanceStep::Mark(tags) => Ok(until_known(|| self.groups.ec2.tag(own, tags.clone())).await?),
             InstanceStep::Attach(interface) => self.attach(own, &interface).await,
             InstanceStep::Detach(interface) => self.detach(own, &interface).await,
-            InstanceStep::DeleteOwn => self.delete(own).await,
+            InstanceStep::DeleteOwn => self.groups.delete(own).await,
             InstanceStep::MakeOwn { .. } | InstanceStep::CustomerGroup(..) => Ok(()),
         }
     }
 
     async fn shut_egress(&self, own: &str, rules: Vec<String>) -> Result<(), CloudError> {
         let rules = if rules.is_empty() { self.egress_of_new(own).await? } else { rules };
-        Ok(until_known(|| self.ec2.revoke_egress(own, &rules)).await?)
+        Ok(until_known(|| self.groups.ec2.revoke_egress(own, &rules)).await?)
     }
 
     /// Returns the egress rules of a new group. EC2 creates a group with an egress rule for everything, which a read may not show at
     /// once.
     async fn egress_of_new(&self, own: &str) -> Result<Vec<String>, CloudError> {
         let shown = attempt_until(backoff(), || async {
-            let found = self.ec2.rules(Find::Where("group-id", &[own.to_owned()])).await?;
+            let found = self.groups.ec2.rules(Find::Where("group-id", &[own.to_owned()])).await?;
             let rules: Vec<String> = found.egress.values().flatten().map(|rule| rule.id.clone()).collect();
             Ok::<_, CallError>(if rules.is_empty() { Attempt::NotYet(()) } else { Attempt::Shown(rules) })
         });
@@ -116,15 +107,18 @@ impl LockdownOps<'_> {
         };
         let mut sent = false;
         for wait in backoff() {
-            let found =
-                self.ec2.interfaces(Find::Where("network-interface-id", &[interface.to_owned()])).await?;
+            let found = self
+                .groups
+                .ec2
+                .interfaces(Find::Where("network-interface-id", &[interface.to_owned()]))
+                .await?;
             let Some(now) = found.first() else { return Ok(()) };
             let Some(groups) = wanted(&now.groups) else { return Ok(()) };
             if sent {
                 tokio::time::sleep(wait).await;
                 sent = false;
             } else {
-                until_known(|| self.ec2.set_groups(interface, &groups)).await?;
+                until_known(|| self.groups.ec2.set_groups(interface, &groups)).await?;
                 sent = true;
             }
         }
@@ -134,129 +128,13 @@ impl LockdownOps<'_> {
     /// Deletes an own group that could not be attached everywhere, as far as EC2 allows.
     async fn delete_failed_own_group(&self, own: &str) {
         let undo = async {
-            for interface in self.ec2.interfaces(Find::Where("group-id", &[own.to_owned()])).await? {
+            for interface in self.groups.ec2.interfaces(Find::Where("group-id", &[own.to_owned()])).await? {
                 self.detach(own, &interface.id).await?;
             }
-            self.delete(own).await
+            self.groups.delete(own).await
         };
         if let Err(error) = undo.await {
             tracing::warn!(target = %self.target, %error, "cannot delete the own group after a failed lockdown; the next release deletes it");
-        }
-    }
-
-    /// Deletes a group of Postern's, once EC2 shows that nothing uses it any more.
-    pub(crate) async fn delete(&self, group: &str) -> Result<(), CloudError> {
-        let deleted = attempt_until(backoff(), || async {
-            match self.ec2.delete_group(group).await {
-                Ok(()) => Ok(Attempt::Shown(())),
-                Err(error) if error.code() == "InvalidGroup.NotFound" => Ok(Attempt::Shown(())),
-                Err(error) if matches!(error.code(), "DependencyViolation" | "InvalidGroup.InUse") => {
-                    tracing::debug!(%error, "security group still in use, will retry");
-                    Ok(Attempt::NotYet(()))
-                }
-                Err(error) => Err(error),
-            }
-        });
-        match deleted.await? {
-            Attempt::Shown(()) => Ok(()),
-            Attempt::NotYet(()) => Err(CloudError::unavailable(format!(
-                "{group} is still in use: by an interface, or by a rule of another group that names it"
-            ))),
-        }
-    }
-
-    async fn on_customer_group(
-        &self,
-        customer_group: &CustomerGroup,
-        parked: &mut String,
-        steps: Vec<GroupStep>,
-    ) -> Result<(), CloudError> {
-        match &steps[..] {
-            [GroupStep::MakeParked(holders), ..] => {
-                let fixed = [
-                    (tags::MANAGED_BY, self.deployment),
-                    (tags::ROLE, tags::PARKED),
-                    (tags::PARKED_FOR, &customer_group.id),
-                ];
-                let fixed = fixed.map(|(key, value)| (key.to_owned(), value.to_owned()));
-                let holders = holders.iter().map(|(instance, ports)| tags::of_holder(instance, ports));
-                let tags = fixed.into_iter().chain(holders).collect();
-                let description = format!(
-                    "Postern: rules of {} under lockdown. Do not delete: release needs it.",
-                    customer_group.id
-                );
-                let name = names::parked(&customer_group.id);
-                *parked = self.ec2.create_group(&name, &description, &customer_group.vpc, &tags).await?;
-            }
-            [GroupStep::Hold(instance, ports), ..] => {
-                let fixed = [(tags::ROLE, tags::PARKED), (tags::PARKED_FOR, &customer_group.id)];
-                let fixed = fixed.map(|(key, value)| (key.to_owned(), value.to_owned()));
-                self.ec2.tag(parked, fixed.into_iter().chain([tags::of_holder(instance, ports)])).await?;
-            }
-            [GroupStep::Park(_), ..] => self.add(parked, &steps).await?,
-            [GroupStep::Add(_), ..] => self.add(&customer_group.id, &steps).await?,
-            [GroupStep::Remove(_), ..] => self.remove(&customer_group.id, &steps).await?,
-            [GroupStep::Unpark(_), ..] => self.remove(parked, &steps).await?,
-            [GroupStep::ReleaseHolder(instance), ..] => {
-                self.ec2.untag(parked, &[format!("{}{instance}", tags::HOLDER)]).await?;
-            }
-            [GroupStep::DeleteParked, ..] => self.delete(parked).await?,
-            [] => {}
-        }
-        Ok(())
-    }
-
-    async fn add(&self, group: &str, steps: &[GroupStep]) -> Result<(), CloudError> {
-        let rules: Vec<NewGroupRule> = steps.iter().filter_map(GroupStep::new_rule).cloned().collect();
-        Ok(until_known(|| self.ec2.authorize(group, &rules)).await.map(drop)?)
-    }
-
-    async fn remove(&self, group: &str, steps: &[GroupStep]) -> Result<(), CloudError> {
-        let ids: Vec<String> =
-            steps.iter().filter_map(GroupStep::old_rule).map(|rule| rule.id.clone()).collect();
-        Ok(self.ec2.revoke(group, &ids).await?)
-    }
-}
-
-/// Repeats a call on a group that may have been created a moment ago until EC2 knows the group.
-async fn until_known<T, F>(call: impl Fn() -> F) -> Result<T, CallError>
-where
-    F: Future<Output = Result<T, CallError>>,
-{
-    let answered = attempt_until(backoff(), || async {
-        match call().await {
-            Err(error) if error.code() == "InvalidGroup.NotFound" => Ok(Attempt::NotYet(error)),
-            answer => answer.map(Attempt::Shown),
-        }
-    });
-    match answered.await? {
-        Attempt::Shown(answer) => Ok(answer),
-        Attempt::NotYet(error) => Err(error),
-    }
-}
-
-impl GroupStep {
-    fn new_rule(&self) -> Option<&NewGroupRule> {
-        match self {
-            Self::Park(rule) | Self::Add(rule) => Some(rule),
-            Self::MakeParked(_)
-            | Self::Hold(..)
-            | Self::Remove(_)
-            | Self::Unpark(_)
-            | Self::ReleaseHolder(_)
-            | Self::DeleteParked => None,
-        }
-    }
-
-    fn old_rule(&self) -> Option<&crate::rule::GroupRule> {
-        match self {
-            Self::Remove(rule) | Self::Unpark(rule) => Some(rule),
-            Self::MakeParked(_)
-            | Self::Hold(..)
-            | Self::Park(_)
-            | Self::Add(_)
-            | Self::ReleaseHolder(_)
-            | Self::DeleteParked => None,
         }
     }
 }
@@ -296,10 +174,12 @@ fn into_calls(steps: Vec<InstanceStep>) -> Vec<PlannedCall> {
 
 fn joins(first: &GroupStep, second: &GroupStep) -> bool {
     match (first, second) {
-        (GroupStep::Park(one), GroupStep::Park(other)) | (GroupStep::Add(one), GroupStep::Add(other)) => {
-            one.tags == other.tags
+        (GroupStep::Park(number, one), GroupStep::Park(same, other)) => {
+            number == same && one.tags == other.tags
         }
-        (GroupStep::Remove(_), GroupStep::Remove(_)) | (GroupStep::Unpark(_), GroupStep::Unpark(_)) => true,
+        (GroupStep::Add(one), GroupStep::Add(other)) => one.tags == other.tags,
+        (GroupStep::Unpark(one), GroupStep::Unpark(other)) => one.group == other.group,
+        (GroupStep::Remove(_), GroupStep::Remove(_)) => true,
         _ => false,
     }
 }

@@ -6,6 +6,7 @@ use super::{InstancePlan, InstanceStep, LockdownOps};
 use crate::names;
 use crate::parking::GroupStep;
 use crate::resource::NewGroupRule;
+use crate::tags;
 
 impl InstancePlan {
     /// Describes the changes and concerns of the plan.
@@ -19,7 +20,12 @@ impl InstancePlan {
             InstanceStep::ShutEgress(_) => change(Action::Remove, own(), "every egress rule".into()),
             InstanceStep::RemoveStray(rule) => change(Action::Remove, own(), rule.to_string()),
             InstanceStep::Mark(tags) => {
-                let tags: Vec<_> = tags.iter().map(|(key, value)| format!("{key}={value}")).collect();
+                // The state also holds the consent, which a dry run does not know yet.
+                let word = |(key, value): (&String, &String)| match key.as_str() {
+                    tags::STATE => format!("{key}={}", value.split(' ').next().unwrap_or_default()),
+                    _ => format!("{key}={value}"),
+                };
+                let tags: Vec<_> = tags.iter().map(word).collect();
                 change(Action::Mark, own(), tags.join(", "))
             }
             InstanceStep::Attach(interface) => change(Action::Attach, own(), format!("to {interface}")),
@@ -27,7 +33,7 @@ impl InstancePlan {
             InstanceStep::DeleteOwn => change(Action::Delete, own(), String::new()),
             InstanceStep::CustomerGroup(index, step) => {
                 let group = self.customer_groups.get(*index).map_or("", |customer_group| &customer_group.id);
-                let parked = || names::parked(group);
+                let parked = |number: &usize| names::parked(group, *number);
                 let let_in = |rule: &NewGroupRule| {
                     let described = if rule.description.is_empty() {
                         String::new()
@@ -37,22 +43,22 @@ impl InstancePlan {
                     format!("let {} in from {}{described}", rule.traffic, rule.source)
                 };
                 match step {
-                    GroupStep::MakeParked(_) => change(
+                    GroupStep::MakeParked(number, _) => change(
                         Action::Create,
-                        parked(),
+                        parked(number),
                         format!("a security group that keeps rules of {group}"),
                     ),
-                    GroupStep::Hold(instance, _) => {
-                        change(Action::Mark, parked(), format!("{instance} needs it"))
+                    GroupStep::Hold(number, instance, _) => {
+                        change(Action::Mark, parked(number), format!("{instance} needs it"))
                     }
-                    GroupStep::Park(rule) => change(Action::Park, parked(), let_in(rule)),
+                    GroupStep::Park(number, rule) => change(Action::Park, parked(number), let_in(rule)),
                     GroupStep::Add(rule) => change(Action::Add, group.to_owned(), let_in(rule)),
                     GroupStep::Remove(rule) => change(Action::Remove, group.to_owned(), rule.to_string()),
-                    GroupStep::Unpark(rule) => change(Action::Remove, parked(), rule.to_string()),
-                    GroupStep::ReleaseHolder(instance) => {
-                        change(Action::Mark, parked(), format!("{instance} no longer needs it"))
+                    GroupStep::Unpark(rule) => change(Action::Remove, rule.group.clone(), rule.to_string()),
+                    GroupStep::ReleaseHolder(number, instance) => {
+                        change(Action::Mark, parked(number), format!("{instance} no longer needs it"))
                     }
-                    GroupStep::DeleteParked => change(Action::Delete, parked(), String::new()),
+                    GroupStep::DeleteParked(number) => change(Action::Delete, parked(number), String::new()),
                 }
             }
         };

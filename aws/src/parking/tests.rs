@@ -19,7 +19,7 @@ struct FakeGroup {
 impl FakeGroup {
     fn new(rules: Vec<GroupRule>) -> Self {
         let customer_group =
-            CustomerGroup { id: "sg-1".into(), exists: true, vpc: "vpc-1".into(), rules, parked: None };
+            CustomerGroup { id: "sg-1".into(), exists: true, vpc: "vpc-1".into(), rules, parked: Vec::new() };
         Self { customer_group, made: 0 }
     }
 
@@ -34,33 +34,44 @@ impl FakeGroup {
 
     fn step(&mut self, step: GroupStep) {
         match step {
-            GroupStep::MakeParked(holders) => {
-                assert!(self.customer_group.parked.is_none(), "a second group of the same name");
-                self.customer_group.parked =
-                    Some(Parked { id: "sg-parked".into(), rules: Vec::new(), holders });
+            GroupStep::MakeParked(number, holders) => {
+                let twice = self.customer_group.parked.iter().any(|parked| parked.number == number);
+                assert!(!twice, "a second group of the same name");
+                let id = format!("sg-parked-{number}");
+                let made = ParkedGroup { id, number, rules: Vec::new(), holders, other_tags: 3 };
+                assert!(made.holders.len() + 3 <= tags::MAX_TAGS, "TagLimitExceeded");
+                self.customer_group.parked.push(made);
+                self.customer_group.parked.sort_by_key(|parked| parked.number);
             }
-            GroupStep::Hold(instance, ports) => {
-                self.parked().holders.insert(instance, ports);
+            GroupStep::Hold(number, instance, ports) => {
+                let parked = self.parked(number);
+                parked.holders.insert(instance, ports);
+                assert!(parked.holders.len() + 3 <= tags::MAX_TAGS, "TagLimitExceeded");
             }
-            GroupStep::ReleaseHolder(instance) => {
-                self.parked().holders.remove(&instance).unwrap();
+            GroupStep::ReleaseHolder(number, instance) => {
+                self.parked(number).holders.remove(&instance).unwrap();
             }
-            GroupStep::Park(rule) => {
-                let rule = self.make("sg-parked", rule);
-                add(&mut self.parked().rules, rule);
+            GroupStep::Park(number, rule) => {
+                let rule = self.make(&format!("sg-parked-{number}"), rule);
+                add(&mut self.parked(number).rules, rule);
             }
             GroupStep::Add(rule) => {
                 let rule = self.make("sg-1", rule);
                 add(&mut self.customer_group.rules, rule);
             }
             GroupStep::Remove(rule) => remove(&mut self.customer_group.rules, &rule),
-            GroupStep::Unpark(rule) => remove(&mut self.parked().rules, &rule),
-            GroupStep::DeleteParked => self.customer_group.parked = None,
+            GroupStep::Unpark(rule) => {
+                let parked = self.customer_group.parked.iter_mut().find(|parked| parked.id == rule.group);
+                remove(&mut parked.unwrap().rules, &rule);
+            }
+            GroupStep::DeleteParked(number) => {
+                self.customer_group.parked.retain(|parked| parked.number != number);
+            }
         }
     }
 
-    fn parked(&mut self) -> &mut Parked {
-        self.customer_group.parked.as_mut().unwrap()
+    fn parked(&mut self, number: usize) -> &mut ParkedGroup {
+        self.customer_group.parked.iter_mut().find(|parked| parked.number == number).unwrap()
     }
 
     fn make(&mut self, group: &str, rule: NewGroupRule) -> GroupRule {
@@ -140,7 +151,7 @@ fn i6_a_release_puts_back_every_rule_with_its_description_and_tags() {
     assert_eq!(exposures(&fake.customer_group.rules, &ports(&["tcp/22"])), []);
     assert_eq!(fake.customer_group.rules.len(), 3, "443, 20-21 and 23-25");
     fake.go(&Holders::new(), usize::MAX);
-    assert_eq!((fake.rules(), fake.customer_group.parked), (before, None));
+    assert_eq!((fake.rules(), fake.customer_group.parked), (before, Vec::new()));
 }
 
 #[test]
@@ -154,7 +165,7 @@ fn the_ports_of_a_group_are_those_of_all_its_holders_and_the_last_release_restor
     fake.go(&holders(&[one, two]), usize::MAX);
     assert!(fake.admits(postern_core::Protocol::Tcp, 3389).is_empty());
     fake.go(&holders(&[one]), usize::MAX);
-    let parked: Vec<_> = fake.parked().rules.iter().map(|rule| rule.description.clone()).collect();
+    let parked: Vec<_> = fake.customer_group.copies().map(|rule| rule.description.clone()).collect();
     assert_eq!(parked, ["what sgr-1 is for"], "the rule for 3389 is back in its place");
     assert!(fake.rules().contains(&plain(&tcp("sgr-2", 3389, 3389, "10.0.0.0/8"))));
     fake.go(&Holders::new(), usize::MAX);
@@ -215,8 +226,8 @@ fn rules_parked_for_a_deleted_group_go_with_its_last_holder() {
     let plan = |fake: &FakeGroup, holders: &Holders| {
         plan(&fake.customer_group, holders, DEPLOYMENT, &quota(60)).unwrap()
     };
-    assert_eq!(plan(&fake, &holders(&[("i-1", &["tcp/22"])])), [GroupStep::ReleaseHolder("i-2".into())]);
-    assert_eq!(plan(&fake, &Holders::new()), [GroupStep::DeleteParked]);
+    assert_eq!(plan(&fake, &holders(&[("i-1", &["tcp/22"])])), [GroupStep::ReleaseHolder(1, "i-2".into())]);
+    assert_eq!(plan(&fake, &Holders::new()), [GroupStep::DeleteParked(1)]);
 }
 
 #[test]
@@ -224,7 +235,7 @@ fn i6_pieces_whose_originals_were_deleted_are_kept_and_split_like_any_rule() {
     let mut fake =
         FakeGroup::new(vec![tcp("sgr-1", 20, 25, "0.0.0.0/0"), tcp("sgr-2", 0, 443, "10.0.0.0/8")]);
     fake.go(&holders(&[("i-1", &["tcp/22"])]), usize::MAX);
-    fake.customer_group.parked = None;
+    fake.customer_group.parked.clear();
     let pieces = fake.rules();
     assert_eq!(fake.go(&holders(&[("i-1", &["tcp/22"])]), usize::MAX), 0, "what is left of them stays");
     fake.go(&holders(&[("i-1", &["tcp/22", "tcp/24"])]), usize::MAX);
@@ -247,6 +258,8 @@ fn a_widened_piece_is_narrowed_and_a_customers_rule_is_left_alone() {
         Ec2Traffic::Ports { protocol: postern_core::Protocol::Tcp, from: 0, to: u16::MAX };
     let unrelated = tcp("sgr-9", 22, 22, "10.0.0.0/8");
     fake.customer_group.rules.push(unrelated.clone());
+    // An original that is back is shut again: the lockdown recorded it.
+    fake.customer_group.rules.push(tcp("sgr-8", 20, 25, "0.0.0.0/0"));
     let mut customer_group = fake.customer_group.clone();
     customer_group.without_exposing(&ports(&["tcp/22"]), DEPLOYMENT);
     plan(&customer_group, &held, DEPLOYMENT, &quota(60))
@@ -269,6 +282,50 @@ fn all_of_icmp_is_not_taken_for_one_kind_of_it() {
     assert!(words.contains(&"protocol icmp of type 8 and code 0".to_owned()), "{words:?}");
     fake.go(&Holders::new(), usize::MAX);
     assert_eq!(fake.rules(), before);
+}
+
+#[test]
+fn any_number_of_instances_may_hold_one_group_and_any_number_of_rules_be_parked() {
+    let mut fake = FakeGroup::new(vec![tcp("sgr-1", 22, 22, "0.0.0.0/0")]);
+    let before = fake.rules();
+    let mut held = Holders::new();
+    for number in 0..130 {
+        held.insert(format!("i-{number:03}"), ports(&["tcp/22"]));
+        fake.go(&held, usize::MAX);
+        assert_eq!(fake.go(&held, usize::MAX), 0, "once is enough");
+    }
+    assert_eq!((fake.customer_group.holders(), fake.customer_group.parked.len()), (held.clone(), 4));
+    // More originals than one group has room for.
+    for round in 0..2 {
+        for number in 0..45 {
+            let (id, source) = (format!("sgr-{round}-{number}"), format!("10.{round}.{number}.0/24"));
+            fake.customer_group.rules.push(tcp(&id, 22, 22, &source));
+        }
+        let steps = plan(&fake.customer_group, &held, DEPLOYMENT, &quota(60)).unwrap();
+        steps.into_iter().for_each(|step| fake.step(step));
+    }
+    assert_eq!(fake.customer_group.copies().count(), 91);
+    assert!(fake.customer_group.parked.iter().all(|parked| parked.rules.len() <= 60));
+    // They do not fit back all at once, and the plan says so before it begins.
+    let refused = plan(&fake.customer_group, &Holders::new(), DEPLOYMENT, &quota(60));
+    assert_eq!(refused, Err(DoesNotFit::Release { group: "sg-1".into(), needed: 91, most: 60 }));
+    held.retain(|instance, _| instance == "i-129");
+    fake.go(&held, usize::MAX);
+    assert_eq!(fake.customer_group.holders(), held);
+    fake.go(&Holders::new(), usize::MAX);
+    assert!(before.is_subset(&fake.rules()) && fake.customer_group.parked.is_empty());
+}
+
+#[test]
+fn ports_that_do_not_fit_into_a_tag_and_lists_of_unknown_weight_are_refused_in_the_plan() {
+    let fake = FakeGroup::new(vec![tcp("sgr-1", 1, 65535, "10.0.0.0/8")]);
+    let many = (0..60).map(|number| format!("tcp/{}", 1000 + 2 * number).parse().unwrap()).collect();
+    let refused = plan(&fake.customer_group, &[("i-1".to_owned(), many)].into(), DEPLOYMENT, &quota(1000));
+    assert!(matches!(refused, Err(DoesNotFit::Ports { .. })), "{refused:?}");
+    let listed = GroupRule { source: RuleSource::PrefixList("pl-2".into()), ..tcp("sgr-1", 20, 25, "::/0") };
+    let fake = FakeGroup::new(vec![listed]);
+    let refused = plan(&fake.customer_group, &holders(&[("i-1", &["tcp/22"])]), DEPLOYMENT, &quota(60));
+    assert!(matches!(&refused, Err(DoesNotFit::List { list, .. }) if list == "pl-2"), "{refused:?}");
 }
 
 #[test]
@@ -344,7 +401,7 @@ proptest! {
         prop_assert_eq!(traffic(&fake.rules()), traffic(&straight), "the way there does not matter");
         fake.go(&Holders::new(), usize::MAX);
         prop_assert_eq!(fake.rules(), before);
-        prop_assert_eq!(fake.customer_group.parked, None);
+        prop_assert_eq!(fake.customer_group.parked, Vec::new());
     }
 
     #[test]

@@ -49,6 +49,7 @@ fn interface(index: i32, groups: &[&str]) -> Ec2Interface {
         vpc: "vpc-1".into(),
         groups: groups.iter().map(|group| (*group).to_owned()).collect(),
         own: None,
+        is_managed: false,
         description: String::new(),
     }
 }
@@ -109,7 +110,11 @@ fn drift(snapshot: &InstanceSnapshot) -> Vec<(String, bool)> {
 fn i2_what_is_open_follows_from_the_tags_alone() {
     assert_eq!(
         observe(&locked()),
-        Observation { windows: [window_tags().0].into(), ..Observation::default() }
+        Observation {
+            windows: [window_tags().0].into(),
+            shut: Some(["tcp/22".parse().unwrap()].into()),
+            ..Observation::default()
+        }
     );
 }
 
@@ -214,6 +219,16 @@ fn on_a_kubernetes_node_the_interfaces_of_pods_are_left_alone() {
     snapshot.groups[0].tags.insert(tags::INTERFACES.into(), tags::PRIMARY.into());
     snapshot.interfaces[1].groups = vec!["sg-pods".into()];
     snapshot.rules.ingress.insert("sg-pods".into(), vec![rule("sg-pods", 22, "0.0.0.0/0", Tags::new())]);
+    assert_eq!(drift(&snapshot), []);
+    assert_eq!(snapshot.customer_groups(), [&"sg-web".to_owned()].into());
+}
+
+#[test]
+fn an_interface_that_a_service_manages_is_left_alone() {
+    let mut snapshot = locked();
+    let task = Ec2Interface { is_managed: true, ..interface(2, &["sg-task"]) };
+    snapshot.interfaces.push(task);
+    snapshot.rules.ingress.insert("sg-task".into(), vec![rule("sg-task", 22, "0.0.0.0/0", Tags::new())]);
     assert_eq!(drift(&snapshot), []);
     assert_eq!(snapshot.customer_groups(), [&"sg-web".to_owned()].into());
 }

@@ -70,6 +70,11 @@ fn all_traffic_becomes_ports_and_icmp_and_the_loss_is_reported() {
         ["tcp/0-21", "tcp/23-3388", "tcp/3390-5984", "tcp/5987-65535", "all udp ports", "protocol icmp"]
     );
     assert_eq!(ask, Some(Loss::OtherProtocols));
+    let group = split(&rule(Ec2Traffic::All, RuleSource::Group("sg-2".into())), &usual());
+    assert!(
+        matches!(group, SplitOutcome::Split { kept, .. } if ["icmp", "icmpv6"].iter().all(|name| kept.iter().any(|piece| piece.to_string() == format!("protocol {name}")))),
+        "members of a group have addresses of both families"
+    );
     let v6 = split(&rule(Ec2Traffic::All, RuleSource::Prefix("::/0".parse().unwrap())), &usual());
     assert!(
         matches!(v6, SplitOutcome::Split { kept, .. } if kept.last().unwrap().to_string() == "protocol icmpv6")

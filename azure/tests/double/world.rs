@@ -98,7 +98,7 @@ impl DoubleWorld {
             target: self.target(number),
             ports: ["tcp/22", "tcp/3389"].map(|port| port.parse().unwrap()).into(),
             consent,
-            together: BTreeSet::new(),
+            together: [].into(),
         }
     }
 

@@ -7,7 +7,7 @@
 mod job;
 mod outcome;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use postern_core::policy::protection;
 use postern_core::{Grant, Policy, ProtectedPort, TargetId};
@@ -33,12 +33,8 @@ pub async fn lockdown(
     let job = |target: &TargetId| {
         let ports = ports(app, target, &policies);
         let (ports, error) = ports.map_or_else(|error| (BTreeSet::new(), Some(error)), |ports| (ports, None));
-        let order = LockdownOrder {
-            target: target.clone(),
-            ports,
-            consent: consent.clone(),
-            together: BTreeSet::new(),
-        };
+        let order =
+            LockdownOrder { target: target.clone(), ports, consent: consent.clone(), together: [].into() };
         LockdownJob::new(Work::Lockdown(order), error)
     };
     let mut jobs: Vec<LockdownJob> = targets.iter().map(job).collect();
@@ -90,8 +86,9 @@ async fn plan(app: &App, jobs: &mut [LockdownJob]) {
     }
 }
 
-fn partners(jobs: &[LockdownJob]) -> BTreeSet<TargetId> {
-    jobs.iter().filter(|job| job.takes_part()).map(|job| job.target().clone()).collect()
+fn partners(jobs: &[LockdownJob]) -> BTreeMap<TargetId, BTreeSet<ProtectedPort>> {
+    let partner = |job: &LockdownJob| (job.target().clone(), job.ports());
+    jobs.iter().filter(|job| job.takes_part()).map(partner).collect()
 }
 
 /// Returns the ports that the cloud shuts: those for which a window can open in the cloud again.

@@ -1,6 +1,6 @@
 //! The accounts of AWS in the configuration.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use postern_core::{Invalid, TargetId};
 use postern_pki::TrustDomain;
@@ -16,6 +16,10 @@ pub(super) struct AwsSection {
     endpoint: Option<String>,
     #[serde(default)]
     rules_per_group: Option<usize>,
+    #[serde(default)]
+    groups_per_interface: Option<usize>,
+    #[serde(default)]
+    tags: BTreeMap<String, String>,
     #[serde(default)]
     accounts: Vec<AccountSection>,
 }
@@ -33,6 +37,9 @@ struct AccountSection {
 
 /// The default quota of an account (Amazon VPC quotas).
 const RULES_PER_GROUP: usize = 60;
+const GROUPS_PER_INTERFACE: usize = 5;
+/// The most tags of the configuration on a group.
+const MOST_TAGS: usize = 5;
 
 impl AwsSection {
     /// # Errors
@@ -49,6 +56,28 @@ impl AwsSection {
         if !(1..=1000).contains(&rules_per_group) {
             let problem = format!("{rules_per_group} is out of range");
             return Err(Invalid::new("aws.rules_per_group", problem, "use 1 to 1000, as the quota is"));
+        }
+        let groups_per_interface = self.groups_per_interface.unwrap_or(GROUPS_PER_INTERFACE);
+        if !(2..=16).contains(&groups_per_interface) {
+            let problem = format!("{groups_per_interface} is out of range");
+            return Err(Invalid::new("aws.groups_per_interface", problem, "use 2 to 16, as the quota is"));
+        }
+        let reserved =
+            |key: &str| key.starts_with("postern:") || key.to_ascii_lowercase().starts_with("aws:");
+        for (key, value) in &self.tags {
+            if reserved(key) || !(1..=128).contains(&key.chars().count()) || value.chars().count() > 256 {
+                let problem = format!("the tag {key:?} cannot be written");
+                let remedy = "use a key of 1 to 128 characters that begins neither with postern: nor with aws:, and a value of 256 at most";
+                return Err(Invalid::new("aws.tags", problem, remedy));
+            }
+        }
+        if self.tags.len() > MOST_TAGS {
+            let problem = format!("there are {}", self.tags.len());
+            return Err(Invalid::new(
+                "aws.tags",
+                problem,
+                "name 5 tags at most: Postern's own need the rest of the 50",
+            ));
         }
         if self.accounts.is_empty() {
             let remedy = "name an account in [[aws.accounts]], or take [aws] out";
@@ -68,6 +97,8 @@ impl AwsSection {
             deployment: trust_domain.to_string(),
             endpoint: self.endpoint,
             rules_per_group,
+            groups_per_interface,
+            tags: self.tags,
             accounts,
         })
     }
@@ -151,6 +182,9 @@ mod tests {
         for (from, to, key) in [
             ("http://", "", "aws.endpoint"),
             ("endpoint =", "rules_per_group = 0\nendpoint =", "aws.rules_per_group"),
+            ("endpoint =", "groups_per_interface = 17\nendpoint =", "aws.groups_per_interface"),
+            ("endpoint =", "tags = { \"postern:x\" = \"y\" }\nendpoint =", "aws.tags"),
+            ("endpoint =", "tags = { \"AWS:x\" = \"y\" }\nendpoint =", "aws.tags"),
             ("\"210987654321\"", "\"123456789012\"", "aws.accounts[1].id"),
             ("\"210987654321\"", "\"21098765432\"", "aws.accounts[1].id"),
             ("[\"eu-central-1\", \"us-east-1\"]", "[]", "aws.accounts[0].regions"),

@@ -134,6 +134,7 @@ fn a_lockdown_accepts_nothing_that_was_not_said() {
     assert!(usual.accept.is_empty() && !usual.dry_run);
     let asked = lockdown(&["--accept", "cut", "--dry-run", "--accept", "shared"]);
     assert_eq!((asked.accept, asked.dry_run), (vec![Accept::Cut, Accept::Shared], true));
+    assert_eq!(lockdown(&["--accept", "cut,loss"]).accept, [Accept::Cut, Accept::Loss]);
     assert!(complaint(&["lockdown", "host:web-1", "--accept", "all"]).contains("shared, loss, cut"));
     for command in ["lockdown", "release"] {
         assert!(complaint(&[command]).contains("<TARGET>"));

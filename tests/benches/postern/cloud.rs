@@ -77,6 +77,8 @@ pub(crate) fn sweep() {
         deployment: "postern".to_owned(),
         endpoint: Some(ec2.endpoint()),
         rules_per_group: 60,
+        groups_per_interface: 5,
+        tags: [].into(),
         accounts: vec![AwsAccount {
             id: ACCOUNT.to_owned(),
             regions: vec![REGION.to_owned()],

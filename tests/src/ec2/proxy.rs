@@ -1,5 +1,6 @@
 //! The proxy: every call of EC2's query protocol goes through it, is counted, and may go wrong in a way that moto cannot.
 
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -56,6 +57,44 @@ struct State {
     policy: Option<Arc<serde_json::Value>>,
     short_pages: Option<usize>,
     reads: StaleReads<Bytes>,
+    replica: Replica,
+    /// The interfaces that a service manages.
+    managed: BTreeSet<String>,
+}
+
+/// A replica of EC2 that is behind: one read is answered by it as before the last changes (EC2 API reference, "Eventual
+/// consistency": reads of different servers differ).
+#[derive(Debug, Default)]
+struct Replica {
+    changes: u64,
+    /// The last answer to each read with the number of changes before it, and the last one before other changes.
+    answers: HashMap<Vec<u8>, ((u64, Bytes), Option<Bytes>)>,
+    /// The words of the read that the replica answers next.
+    asked: Option<String>,
+}
+
+impl Replica {
+    fn answered(&mut self, key: Vec<u8>, answer: Bytes) {
+        let changes = self.changes;
+        let before = match self.answers.remove(&key) {
+            Some(((at, last), _)) if at < changes => Some(last),
+            Some((_, before)) => before,
+            None => None,
+        };
+        self.answers.insert(key, ((changes, answer), before));
+    }
+
+    /// Returns the old answer to the read that the replica was asked to answer.
+    fn old(&mut self, key: &[u8]) -> Option<Bytes> {
+        let words = self.asked.as_deref()?;
+        if !String::from_utf8_lossy(key).contains(words) {
+            return None;
+        }
+        let ((at, last), before) = self.answers.get(key)?;
+        let old = if *at < self.changes { last.clone() } else { before.clone()? };
+        self.asked = None;
+        Some(old)
+    }
 }
 
 impl postern_testkit::Call for Call {
@@ -149,6 +188,21 @@ impl Proxy {
         self.lock().reads.lag(span);
     }
 
+    /// Has a service manage an interface: EC2 then shows it so, and refuses to change it (EC2 User Guide, "Requester-managed
+    /// network interfaces").
+    pub(super) fn manage(&self, interface: &str) {
+        self.lock().managed.insert(interface.to_owned());
+    }
+
+    pub(super) fn stale_once(&self, words: &str) {
+        self.lock().replica.asked = Some(words.to_owned());
+    }
+
+    /// Reports whether the replica has given its old answer.
+    pub(super) fn was_stale(&self) -> bool {
+        self.lock().replica.asked.is_none()
+    }
+
     pub(super) fn short_pages(&self, items: usize) {
         self.lock().short_pages = Some(items);
     }
@@ -194,18 +248,36 @@ impl Proxy {
         let ask = |body: Vec<u8>| self.ask(headers, body);
         if !call.is_change() {
             let began = monotonic();
+            if let Some(old) = self.lock().replica.old(&call.key(&body)) {
+                return Ok(Response::new(Full::new(old)));
+            }
             if let Some(old) = self.lock().reads.old(&call.key(&body), began) {
                 return Ok(Response::new(Full::new(old)));
             }
             let most = self.lock().short_pages.unwrap_or(usize::MAX);
             let (status, answer) = semantics::read(&call, most, &self.answers, ask).await?;
+            let answer = semantics::with_managed(answer, &self.lock().managed);
             if status == StatusCode::OK {
-                self.lock().reads.answered(call.key(&body), answer.clone(), began);
+                let mut state = self.lock();
+                state.reads.answered(call.key(&body), answer.clone(), began);
+                state.replica.answered(call.key(&body), answer.clone());
             }
             return Ok(with_status(status, answer));
         }
+        if call.action == "ModifyNetworkInterfaceAttribute"
+            && call.parameter("NetworkInterfaceId").is_some_and(|id| self.lock().managed.contains(id))
+        {
+            return Ok(error(
+                400,
+                "OperationNotPermitted",
+                "You do not have permission to change this interface.",
+            ));
+        }
         let (status, answer) = semantics::change(&call, body.to_vec(), ask).await?;
-        self.lock().reads.changed(monotonic());
+        let mut state = self.lock();
+        state.reads.changed(monotonic());
+        state.replica.changes += 1;
+        drop(state);
         Ok(with_status(status, answer))
     }
 

@@ -199,6 +199,26 @@ where
     ask(encode(&revoke, |_, _| true)).await.map(drop)
 }
 
+/// An answer in which these interfaces are managed by a service. moto says of each that it is not.
+pub(super) fn with_managed(answer: Bytes, managed: &BTreeSet<String>) -> Bytes {
+    if managed.is_empty() {
+        return answer;
+    }
+    let mut text = String::from_utf8_lossy(&answer).into_owned();
+    for id in managed {
+        let id = format!("<networkInterfaceId>{id}</networkInterfaceId>");
+        let Some((before, after)) = text.split_once(&id) else { continue };
+        let is = |managed: bool| format!("<requesterManaged>{managed}</requesterManaged>");
+        let after = if after.contains(&is(false)) {
+            after.replacen(&is(false), &is(true), 1)
+        } else {
+            format!("{}{after}", is(true))
+        };
+        text = format!("{before}{id}{after}");
+    }
+    text.into()
+}
+
 /// The tags of a resource.
 pub(super) async fn tags<F, R>(id: &str, ask: F) -> Result<super::iam::Tags, Broken>
 where

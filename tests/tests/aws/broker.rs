@@ -41,7 +41,11 @@ fn i5_what_the_cloud_refuses_is_rolled_back_in_the_host_too() {
     world.ec2.fail("AuthorizeSecurityGroupIngress", 1, refused(400, "RulesPerSecurityGroupLimitExceeded"));
     let answer = world.alice.request(&world.ask().waiting(STEP_TIMEOUT)).unwrap();
     let grant = world.alice.wait_for_state(&answer.grant.unwrap().id, GrantState::Failed);
-    assert!(grant.reason.contains("ask an operator") && !grant.reason.contains("quota of rules per security group"), "{grant:?}");
+    assert!(
+        grant.reason.contains("ask an operator")
+            && !grant.reason.contains("quota of rules per security group"),
+        "{grant:?}"
+    );
     let grant = world.admin.grant(&grant.id).unwrap();
     assert!(grant.reason.contains("quota of rules per security group"), "{grant:?}");
     assert_eq!((world.net.alice.reach(world.net.vm.tcp(TCP)), shut(&world)), (Reach::Filtered, true));
@@ -52,7 +56,10 @@ fn a_target_that_is_not_under_lockdown_refuses_with_the_remedy() {
     let world = AwsWorld::unlocked(Layers::Cloud);
     let answer = world.alice.request(&world.ask().waiting(STEP_TIMEOUT)).unwrap();
     let grant = world.alice.wait_for_state(&answer.grant.unwrap().id, GrantState::Failed);
-    assert!(grant.reason.contains("ask an operator") && !grant.reason.contains("`postern lockdown"), "{grant:?}");
+    assert!(
+        grant.reason.contains("ask an operator") && !grant.reason.contains("`postern lockdown"),
+        "{grant:?}"
+    );
     let grant = world.admin.grant(&grant.id).unwrap();
     assert!(grant.reason.contains("`postern lockdown"), "{grant:?}");
 }
@@ -216,16 +223,35 @@ fn changes_by_others_to_posterns_rules_are_undone_and_audited() {
     ];
     wait_until("all of it to be reported", STEP_TIMEOUT, || all.iter().all(|words| reports(words)));
 
-    world.cloud.allow(&world.group, &RuleSpec::tcp(22, 22, "0.0.0.0/0"));
+    world.cloud.allow(&world.group, &RuleSpec::tcp(22, 22, "10.0.0.0/8"));
     let detail = || world.admin.layer(&world.target(), Layer::Cloud).unwrap().detail;
     wait_until("the target to say so", STEP_TIMEOUT, || detail().contains("it is not shut: tcp/22 exposed"));
     wait_until("that to be reported", STEP_TIMEOUT, || reports("it is not shut"));
     let lines = reported().len();
     std::thread::sleep(Duration::from_secs(5));
     assert_eq!(reported().len(), lines, "what lasts is reported once: {:?}", reported());
-    world.cloud.revoke(&world.group, &RuleSpec::tcp(22, 22, "0.0.0.0/0"));
+    world.cloud.revoke(&world.group, &RuleSpec::tcp(22, 22, "10.0.0.0/8"));
     wait_until("the target to be well again", STEP_TIMEOUT, || detail().is_empty());
     assert_eq!(world.alice.grant(&grant.id).unwrap().state(), GrantState::Active);
+    // One that the lockdown parked, and that another tool puts back, goes again.
+    world.cloud.allow(&world.group, &RuleSpec::tcp(22, 22, "0.0.0.0/0"));
+    wait_until("the parked rule to go again", STEP_TIMEOUT, || world.cloud.rules(&world.group).is_empty());
+    wait_until("the target to be well again", STEP_TIMEOUT, || detail().is_empty());
+}
+
+#[test]
+fn a_port_that_comes_to_the_policy_after_the_lockdown_is_reported_and_shut_by_the_next_one() {
+    let world = AwsWorld::new(Layers::Cloud);
+    let detail = || world.admin.layer(&world.target(), Layer::Cloud).unwrap().detail;
+    let policy = a_policy().on(&world.target()).port("tcp/22").port("tcp/3389").layers(Layers::Cloud);
+    world.admin.put_policy(policy.wire()).unwrap();
+    wait_until("the target to say so", STEP_TIMEOUT, || {
+        detail().contains("its policies protect tcp/3389, which the lockdown does not shut")
+    });
+    assert!(!world.admin.cli().run(&["targets"]).out.contains("in_sync"));
+    let locked = world.admin.cli().run(&["lockdown", &world.target(), "--accept", "cut,loss"]);
+    assert!(locked.succeeded(), "{locked:?}");
+    wait_until("the target to be well again", STEP_TIMEOUT, || detail().is_empty());
 }
 
 #[test]

@@ -209,21 +209,24 @@ fn i6_an_own_group_that_finds_no_room_any_more_is_kept_with_its_windows() {
 #[test]
 fn i6_a_rule_of_the_owner_that_exposes_the_port_again_is_reported_and_left_alone() {
     let (lab, instance, group) = usual();
-    let again = RuleSpec::tcp(22, 22, "0.0.0.0/0").described("terraform");
-    lab.cloud.allow(&group, &again);
-    let drift = words(&lab, &instance);
+    // Terraform puts back a rule that the lockdown parked, and another administrator makes a new one.
+    lab.cloud.allow(&group, &RuleSpec::tcp(22, 22, "0.0.0.0/0").described("terraform"));
+    let own = RuleSpec::tcp(22, 22, "10.0.0.0/8").described("hers");
+    lab.cloud.allow(&group, &own);
+    let mut drift = words(&lab, &instance);
+    drift.sort();
     assert!(
-        matches!(&drift[..], [(false, what)] if what.contains("it is not shut: tcp/22 exposed")),
+        matches!(&drift[..], [(false, hers), (true, parked)] if hers.contains("10.0.0.0/8") && parked.contains("it is not shut: tcp/22 exposed")),
         "{drift:?}"
     );
     lab.repair(&lab.target(&instance)).unwrap();
-    assert_eq!(lab.cloud.rules(&group), [again].into());
-    // Locking down again shuts it, and the release puts back one of them: what was parked first.
+    assert_eq!(lab.cloud.rules(&group), [own.clone()].into());
+    // Locking down again shuts hers, too, and the release puts back both: of the rules for everyone, what was parked first.
     lab.close(&window(&lab.target(&instance), 1, "192.0.2.7")).unwrap();
     lab.lock(&instance);
     assert!(lab.cloud.rules(&group).is_empty());
     lab.release(&instance).unwrap();
-    assert_eq!(lab.cloud.rules(&group), [RuleSpec::tcp(22, 22, "0.0.0.0/0").described("ssh")].into());
+    assert_eq!(lab.cloud.rules(&group), [RuleSpec::tcp(22, 22, "0.0.0.0/0").described("ssh"), own].into());
 }
 
 #[test]

@@ -41,6 +41,12 @@ fn i6_a_look_that_does_not_show_what_may_be_open_is_not_believed_at_once() {
     lab.ec2.fail("AuthorizeSecurityGroupIngress", 1, Fault::Lost);
     let one = window(&target, 1, "192.0.2.7");
     assert!(lab.open(&one).is_err());
+    let seen = lab.observe(&target).unwrap();
+    assert!(
+        seen.windows.contains(&one) || seen.partial.contains(&one),
+        "it is not believed to be shut: {seen:?}"
+    );
+    lab.open(&one).unwrap();
     assert_eq!(lab.observe(&target).unwrap().windows, [one].into());
 }
 
@@ -65,6 +71,47 @@ fn i2_what_ec2_said_that_it_opened_is_closed_also_while_reads_do_not_show_it() {
         assert!(marks.iter().all(|rule| !rule.tags.contains_key(&key)), "{marks:?}");
         assert_eq!(lab.cloud.windows(&instance).len(), usize::from(shared));
         lab.ec2.stale_reads(Duration::ZERO);
+    }
+}
+
+#[test]
+fn i2_closing_does_not_wait_for_what_became_of_an_opening() {
+    let (lab, instance) = locked();
+    let target = lab.target(&instance);
+    let (one, other) = (window(&target, 1, "192.0.2.7"), window(&target, 2, "192.0.2.8"));
+    lab.open(&one).unwrap();
+    // EC2 fails, and has done nothing: no read will ever show the window.
+    lab.ec2.fail("AuthorizeSecurityGroupIngress", 1, refused(500, "InternalError"));
+    assert!(lab.open(&other).is_err());
+    lab.actions();
+    lab.close(&one).unwrap();
+    let reads = lab.actions().into_iter().filter(|action| action == "DescribeSecurityGroupRules").count();
+    assert_eq!(reads, 2, "one before the close, and the one that proves it");
+    assert_eq!(lab.observe(&target).unwrap().partial, [other.clone()].into());
+    lab.close(&other).unwrap();
+    let seen = lab.observe(&target).unwrap();
+    assert!(seen.windows.is_empty() && seen.partial.is_empty(), "{seen:?}");
+}
+
+#[test]
+fn i2_what_an_opening_without_an_answer_wrote_is_closed_though_no_read_shows_it() {
+    let (lab, instance) = locked();
+    let target = lab.target(&instance);
+    let (one, sharing) = (window(&target, 1, "192.0.2.7"), window(&target, 2, "192.0.2.7"));
+    for (lost, action, left) in [(&one, "AuthorizeSecurityGroupIngress", 0), (&sharing, "CreateTags", 1)] {
+        if left == 1 {
+            lab.ec2.stale_reads(Duration::ZERO);
+            lab.open(&one).unwrap();
+        }
+        lab.observe(&target).unwrap();
+        lab.ec2.stale_reads(Duration::from_secs(60));
+        lab.ec2.fail(action, 1, Fault::Lost);
+        assert!(lab.open(lost).is_err());
+        lab.close(lost).unwrap();
+        assert_eq!(lab.cloud.windows(&instance).len(), left);
+        let key = format!("postern:grant:{}", lost.grant);
+        let own = lab.cloud.own_group(&instance).unwrap();
+        assert!(lab.cloud.rules(&own).iter().all(|rule| !rule.tags.contains_key(&key)));
     }
 }
 

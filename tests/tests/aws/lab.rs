@@ -142,6 +142,8 @@ fn provider(net: &Net, ec2: &Ec2, accounts: &[AwsAccount]) -> Arc<Aws> {
         deployment: "postern".to_owned(),
         endpoint: Some(ec2.endpoint()),
         rules_per_group: 60,
+        groups_per_interface: 5,
+        tags: [].into(),
         accounts: accounts.to_vec(),
     };
     Arc::new(net.hub.netns().run(Aws::connect(settings)))
@@ -152,7 +154,7 @@ pub(crate) fn order(target: &TargetId, consent: Consent) -> LockdownOrder {
         target: target.clone(),
         ports: ["tcp/22", "tcp/3389"].map(|port| port.parse().unwrap()).into(),
         consent,
-        together: BTreeSet::new(),
+        together: [].into(),
     }
 }
 

@@ -103,7 +103,7 @@ fn a_group_that_several_share_is_shut_until_the_last_is_released() {
     let order =
         crate::lab::order(&lab.target(&instances[0]), Consent([ConcernKind::Loss, ConcernKind::Cut].into()));
     let mut together = order.clone();
-    together.together.insert(lab.target(&instances[1]));
+    together.together.insert(lab.target(&instances[1]), order.ports.clone());
     let alone = lab.with(|aws| async move { aws.plan_lockdown(&order).await }).unwrap();
     assert!(alone.concerns.iter().any(|concern| concern.kind == ConcernKind::Shared));
     let report = lab.with(|aws| async move { aws.lockdown(&together).await }).unwrap();

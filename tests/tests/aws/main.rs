@@ -10,5 +10,6 @@ mod faults;
 mod lab;
 mod lockdown;
 mod permissions;
+mod shared;
 mod storm;
 mod windows;

@@ -50,7 +50,10 @@ fn i5_what_the_cloud_refuses_is_rolled_back_in_the_host_too() {
     world.azure.arm.fail("PUT", put, 1, refused(403, "RequestDisallowedByPolicy"));
     let answer = world.alice.request(&world.ask().waiting(STEP_TIMEOUT)).unwrap();
     let grant = world.alice.wait_for_state(&answer.grant.unwrap().id, GrantState::Failed);
-    assert!(grant.reason.contains("ask an operator") && !grant.reason.contains("a policy of Azure forbids"), "{grant:?}");
+    assert!(
+        grant.reason.contains("ask an operator") && !grant.reason.contains("a policy of Azure forbids"),
+        "{grant:?}"
+    );
     let grant = world.admin.grant(&grant.id).unwrap();
     assert!(grant.reason.contains("a policy of Azure forbids"), "{grant:?}");
     assert_eq!(world.net.alice.reach(world.net.vm.tcp(TCP)), Reach::Filtered);
@@ -65,7 +68,10 @@ fn a_target_that_is_not_under_lockdown_refuses_with_the_remedy() {
     let world = unlocked();
     let answer = world.alice.request(&world.ask().waiting(STEP_TIMEOUT)).unwrap();
     let grant = world.alice.wait_for_state(&answer.grant.unwrap().id, GrantState::Failed);
-    assert!(grant.reason.contains("ask an operator") && !grant.reason.contains("`postern lockdown"), "{grant:?}");
+    assert!(
+        grant.reason.contains("ask an operator") && !grant.reason.contains("`postern lockdown"),
+        "{grant:?}"
+    );
     let grant = world.admin.grant(&grant.id).unwrap();
     assert!(grant.reason.contains("`postern lockdown"), "{grant:?}");
 }

@@ -1,9 +1,9 @@
 //! The work on one target of a lockdown or a release, from its plan to its last audit line.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use postern_core::TargetId;
 use postern_core::audit::{AuditEvent, Outcome};
+use postern_core::{ProtectedPort, TargetId};
 use postern_provider::{CloudError, Concern, Consent, LockdownOrder, LockdownReport};
 use postern_store::{StoreError, Transaction};
 
@@ -43,9 +43,18 @@ impl LockdownJob {
     }
 
     /// Sets the targets that are locked down together with this one.
-    pub(super) fn together(&mut self, partners: &BTreeSet<TargetId>) {
+    pub(super) fn together(&mut self, partners: &BTreeMap<TargetId, BTreeSet<ProtectedPort>>) {
         if let Work::Lockdown(order) = &mut self.work {
-            order.together = partners.iter().filter(|partner| **partner != order.target).cloned().collect();
+            order.together.clone_from(partners);
+            order.together.remove(&order.target);
+        }
+    }
+
+    /// Returns the ports that a lockdown shuts; none for a release.
+    pub(super) fn ports(&self) -> BTreeSet<ProtectedPort> {
+        match &self.work {
+            Work::Lockdown(order) => order.ports.clone(),
+            Work::Release(_) => BTreeSet::new(),
         }
     }
 

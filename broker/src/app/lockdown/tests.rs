@@ -287,7 +287,7 @@ impl Entangled {
         if order.target == vm(1) {
             report.concerns.push(FakeCloud::a_concern(ConcernKind::Cut));
         }
-        if !order.together.contains(&partner) {
+        if !order.together.contains_key(&partner) {
             report.concerns.push(FakeCloud::a_concern(ConcernKind::Shared));
         }
         report

@@ -24,6 +24,8 @@ use crate::telemetry;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(900);
 /// The pause between checks, during a call, that this broker still holds the lease.
 const LEASE_TICK: Duration = Duration::from_millis(250);
+/// The time that an opening under way gets after a window of the same target must close.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
 /// The longest sleep between checks for retries that are due.
 const RETRY_TICK: Duration = Duration::from_secs(1);
 
@@ -155,8 +157,15 @@ impl CloudLayer {
             let Some(windows) = self.steps_left(target).into_iter().find_map(open) else { break };
             let span = log::open_call(target, &windows);
             let opening = answered(provider.open(target, &windows)).instrument(span);
+            let opening = self.unless_close_is_due(target, opening);
             // A call that waits or is retried for longer than the lease lasts would land after another broker's look.
-            let Some(reach) = self.while_held(target, opening).await else { break };
+            let Some(answer) = self.while_held(target, opening).await else { break };
+            let Some(reach) = answer else {
+                // The call may take effect later: the provider remembers it, and the next look comes first.
+                self.with(target, TargetState::doubt);
+                self.look(target, provider).await?;
+                continue;
+            };
             let reach = reach?;
             self.with(target, |state| state.opened(&windows, reach));
             self.wakeups.wake(target);
@@ -230,6 +239,28 @@ impl CloudLayer {
             return Err(CloudError::unavailable("a change by another principal could not be repaired"));
         }
         Ok(())
+    }
+
+    /// Returns the answer to an opening; none if it does not come within [`CLOSE_PATIENCE`] after another window
+    /// of the target must close: closing does not wait for an opening (I2).
+    async fn unless_close_is_due<T>(&self, target: &TargetId, opening: impl Future<Output = T>) -> Option<T> {
+        let due = async {
+            let must_close = || {
+                let now = self.clock.now();
+                let is_due = |state: &mut TargetState| {
+                    state.to_close(now).any(|window| window.not_after <= now || !state.may_be_new(window))
+                };
+                self.with(target, is_due) == Some(true)
+            };
+            while !must_close() {
+                tokio::time::sleep(LEASE_TICK).await;
+            }
+            tokio::time::sleep(CLOSE_PATIENCE).await;
+        };
+        tokio::select! {
+            answer = opening => Some(answer),
+            () = due => None,
+        }
     }
 
     /// Returns the answer to a call; none if this broker loses the lease before it comes.

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use postern_core::audit::AuditEvent;
 use postern_core::plan::{LayerWindow, Observed};
 use postern_core::target::CloudKind;
-use postern_core::{Grant, TargetId, Window};
+use postern_core::{Grant, ProtectedPort, TargetId, Window};
 use postern_provider::{CallerToken, CloudError, Provider, Translation};
 use tokio::sync::Notify;
 
@@ -112,6 +112,13 @@ impl CloudLayer {
         self.notify.notify_one();
     }
 
+    /// Sets the ports that policies protect in a target's cloud: a lockdown that shuts others is reported.
+    pub fn protect(&self, target: &TargetId, ports: BTreeSet<ProtectedPort>) {
+        if self.provider(target).is_some() {
+            self.lock().entry(target.clone()).or_default().protected = Some(ports);
+        }
+    }
+
     /// Returns what is known of a window of a grant in the cloud layer.
     pub fn observe(&self, grant: &Grant, window: &Window) -> Observed {
         let Some(cloud) = window.target.cloud().filter(|cloud| self.providers.contains_key(cloud)) else {
@@ -175,16 +182,20 @@ impl CloudLayer {
         }
         let states = self.lock();
         let Some(state) = states.get(target) else { return LayerReport::of(LayerStatus::Pending, "") };
+        let (open, shut) = (state.ports_left_open(target), state.ports_left_shut(target));
         let mut report = match (&state.failure, &state.observed) {
             (Some(FailureStreak { error: error @ CloudError::Unavailable { .. }, .. }), _) => {
                 LayerReport::unreachable(&error.to_string())
             }
             (Some(failure), _) => LayerReport::of(LayerStatus::Failed, &failure.error.to_string()),
-            (None, _) if !state.drift.is_empty() => {
-                let drift: Vec<&str> = state.drift.iter().map(|drift| drift.what.as_str()).collect();
+            (None, _) if !state.drift.is_empty() || open.is_some() => {
+                let drift = state.drift.iter().map(|drift| drift.what.as_str());
+                let drift: Vec<&str> = drift.chain(open.as_deref()).collect();
                 LayerReport::of(LayerStatus::Failed, &drift.join("; "))
             }
-            (None, Some(_)) if state.is_settled() => LayerReport::of(LayerStatus::InSync, ""),
+            (None, Some(_)) if state.is_settled() => {
+                LayerReport::of(LayerStatus::InSync, &shut.unwrap_or_default())
+            }
             (None, _) => LayerReport::of(LayerStatus::Pending, ""),
         };
         report.last_seen = state.last_seen;
@@ -260,21 +271,30 @@ impl CloudLayer {
         self.lock().values().filter(|state| state.is_stuck()).count()
     }
 
-    /// Keeps every round away from the target. False if one is under way.
-    pub(super) fn begin_exclusive(&self, target: &TargetId) -> bool {
+    /// Keeps every round away from the target. Returns whether nothing was known of the target before; none if a round is under
+    /// way.
+    pub(super) fn begin_exclusive(&self, target: &TargetId) -> Option<bool> {
         let mut states = self.lock();
+        let is_new = !states.contains_key(target);
         let state = states.entry(target.clone()).or_default();
         state.rounds += 1;
-        !std::mem::replace(&mut state.busy, true)
+        (!std::mem::replace(&mut state.busy, true)).then_some(is_new)
     }
 
-    /// Lets rounds happen again; the first begins with a look.
-    pub(super) fn end_exclusive(&self, target: &TargetId) {
-        if let Some(state) = self.lock().get_mut(target) {
+    /// Lets rounds happen again; the first begins with a look. Or forgets the target.
+    pub(super) fn end_exclusive(&self, target: &TargetId, forget: bool) {
+        let mut states = self.lock();
+        if let Some(state) = states.get_mut(target) {
             state.busy = false;
-            state.doubt();
             state.failure = None;
+            // The reconciler may have named windows meanwhile.
+            if forget && state.desired.as_ref().is_none_or(BTreeSet::is_empty) && state.known.is_empty() {
+                states.remove(target);
+            } else {
+                state.doubt();
+            }
         }
+        drop(states);
         // The next round needs the desired windows from the reconciler.
         self.wakeups.wake(target);
         self.notify.notify_one();

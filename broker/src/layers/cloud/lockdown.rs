@@ -73,8 +73,11 @@ impl CloudLayer {
             }
         };
         let outcome = {
-            let _access = self.exclusive_access(target).await;
-            work.await
+            let mut access = self.exclusive_access(target).await;
+            let outcome = work.await;
+            access.is_refused =
+                matches!(outcome, Err(CloudError::Refused { .. } | CloudError::NotFound { .. }));
+            outcome
         };
         // If the store fails now, lock and lease end with this broker's membership: nothing stays held.
         let was_anothers = !was_held && held.inherits;
@@ -113,8 +116,8 @@ impl CloudLayer {
     async fn exclusive_access(&self, target: &TargetId) -> ExclusiveAccess<'_> {
         loop {
             let idle = self.idle.notified();
-            if self.begin_exclusive(target) {
-                return ExclusiveAccess { layer: self, target: target.clone() };
+            if let Some(is_new) = self.begin_exclusive(target) {
+                return ExclusiveAccess { layer: self, target: target.clone(), is_new, is_refused: false };
             }
             idle.await;
         }
@@ -130,10 +133,14 @@ fn undecided(error: &StoreError) -> CloudError {
 struct ExclusiveAccess<'a> {
     layer: &'a CloudLayer,
     target: TargetId,
+    /// Nothing was known of the target before.
+    is_new: bool,
+    is_refused: bool,
 }
 
 impl Drop for ExclusiveAccess<'_> {
     fn drop(&mut self) {
-        self.layer.end_exclusive(&self.target);
+        // A target that does not exist, or cannot be reached by this broker's configuration, is not driven from here on.
+        self.layer.end_exclusive(&self.target, self.is_new && self.is_refused);
     }
 }

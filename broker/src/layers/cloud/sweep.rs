@@ -64,9 +64,16 @@ impl CloudLayer {
             )),
             hides: Hidden::Everything,
         };
-        let SweepReport { sightings, unread: places } = tokio::time::timeout(SWEEP_TIMEOUT, provider.sweep())
-            .await
-            .unwrap_or_else(|_| SweepReport { sightings: Vec::new(), unread: vec![late] });
+        let SweepReport { sightings, unread: places, given_back } =
+            tokio::time::timeout(SWEEP_TIMEOUT, provider.sweep())
+                .await
+                .unwrap_or_else(|_| SweepReport { unread: vec![late], ..SweepReport::default() });
+        let now = self.clock.now();
+        self.record(
+            given_back
+                .into_iter()
+                .map(|what| AuditEvent::done(now, "broker", "cloud.given_back").with("what", what)),
+        );
         let took = self.clock.now().duration_since(began);
         metrics::histogram!(telemetry::CLOUD_SWEEP).record(took.as_secs_f64());
         tracing::debug!(?kind, targets = sightings.len(), "swept");

@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use postern_core::TargetId;
 use postern_core::audit::AuditEvent;
 use postern_core::plan::{CloudStep, LayerWindow, cloud_steps};
+use postern_core::{ProtectedPort, TargetId};
 use postern_provider::{CloudError, Drift, Observation, Reach, Stray};
 use postern_runtime::backoff::Backoff;
 
@@ -37,10 +37,16 @@ pub(super) struct TargetState {
     pub(super) drift: BTreeSet<Drift>,
     /// The strays at the last look: rules among the target's own that are no windows.
     pub(super) strays: BTreeSet<Stray>,
+    /// The ports that policies protect in the cloud; `None` until the reconciler has said so.
+    pub(super) protected: Option<BTreeSet<ProtectedPort>>,
+    /// The ports that the lockdown shuts, as the cloud said last.
+    shut: Option<BTreeSet<ProtectedPort>>,
     /// Set if the provider has something to repair.
     pub(super) repair: bool,
     /// Set if the provider was asked to repair something since the last look.
     pub(super) repaired: bool,
+    /// The windows that the last round, which failed, had to close.
+    tried: BTreeSet<LayerWindow>,
     /// Set if the next round must look, though no window is wanted.
     look: bool,
     pub(super) busy: bool,
@@ -60,12 +66,25 @@ pub(super) struct TargetState {
 impl TargetState {
     /// Reports whether there is something to do.
     pub(super) fn has_work(&self, now: Timestamp) -> bool {
-        let is_free = !self.busy && self.failure.as_ref().is_none_or(|failure| now >= failure.retry_at);
+        let is_due = self.failure.as_ref().is_none_or(|failure| now >= failure.retry_at);
+        let is_free = !self.busy && (is_due || self.has_new_close(now));
         let Some(desired) = &self.desired else { return is_free && self.is_overdue(now) };
         // A target without an open window is left to the sweep, which reads thousands at once.
         let is_idle =
             desired.is_empty() && self.known.is_empty() && self.observed.is_none() && self.failure.is_none();
         is_free && (self.repair || self.look || !(self.is_quiet() || is_idle))
+    }
+
+    /// Reports whether a window must close that the last failed round did not yet have to close: closing does
+    /// not wait for the pause after a failure of something else (I2).
+    fn has_new_close(&self, now: Timestamp) -> bool {
+        !self.is_gone() && self.to_close(now).any(|window| !self.tried.contains(window))
+    }
+
+    /// Returns the windows that are or may be open and must not be any more.
+    pub(super) fn to_close(&self, now: Timestamp) -> impl Iterator<Item = &LayerWindow> {
+        let open = self.left_open.union(&self.partial);
+        open.filter(move |window| window.not_after <= now || self.desired.is_some() && !self.wants(window))
     }
 
     /// Reports whether a window was seen open whose end has passed: that needs no word from the store (I2).
@@ -204,11 +223,31 @@ impl TargetState {
         self.repair = !look.strays.is_empty() || found.iter().any(|drift| drift.repairable);
         (self.drift, self.strays) = (found, look.strays);
         self.left_open.clone_from(&look.windows);
-        (self.partial, self.reach) = (look.partial, look.reach);
+        (self.partial, self.reach, self.shut) = (look.partial, look.reach, look.shut);
         self.observed = Some(look.windows);
         (self.look, self.looked_since) = (false, true);
         self.last_seen = Some(now);
         events
+    }
+
+    /// Returns the ports that policies protect and the lockdown does not shut, in words with the remedy.
+    pub(super) fn ports_left_open(&self, target: &TargetId) -> Option<String> {
+        let open = list(self.protected.as_ref()?.difference(self.shut.as_ref()?))?;
+        Some(format!(
+            "its policies protect {open}, which the lockdown does not shut: run `postern lockdown {target}`"
+        ))
+    }
+
+    /// Returns the ports that the lockdown shuts and no policy protects, in words with the remedy.
+    pub(super) fn ports_left_shut(&self, target: &TargetId) -> Option<String> {
+        let protected = self.protected.as_ref()?;
+        let shut = list(self.shut.as_ref()?.difference(protected))?;
+        let remedy = if protected.is_empty() {
+            format!("put it under a policy, or run `postern release {target}`")
+        } else {
+            format!("run `postern lockdown {target}`")
+        };
+        Some(format!("the lockdown shuts {shut}, which no policy protects in the cloud any more: {remedy}"))
     }
 
     /// Records that the target is gone, and that something of Postern's is left for the provider to remove.
@@ -257,6 +296,7 @@ impl TargetState {
         let before = self.failure.take().filter(|_| was_gone == is_gone);
         let failure = FailureStreak::after(before, error, BACKOFF, now);
         self.observed = None;
+        self.tried = self.to_close(now).cloned().collect();
         if is_gone {
             self.left_open.clear();
             self.partial.clear();
@@ -279,6 +319,12 @@ impl TargetState {
     pub(super) fn is_stuck(&self) -> bool {
         !self.is_gone() && self.failure.as_ref().is_some_and(FailureStreak::is_stuck)
     }
+}
+
+/// Returns ports in words; none if there are none.
+fn list<'a>(ports: impl Iterator<Item = &'a ProtectedPort>) -> Option<String> {
+    let ports: Vec<_> = ports.map(ToString::to_string).collect();
+    (!ports.is_empty()).then(|| ports.join(", "))
 }
 
 /// Returns a window in words.

@@ -203,6 +203,39 @@ async fn i6_the_third_failure_in_a_row_is_recorded_with_the_stuck_windows() {
 }
 
 #[tokio::test]
+async fn ports_that_policies_and_the_lockdown_do_not_have_alike_are_reported_with_the_remedy() {
+    let world = DriverWorld::new();
+    let port = |text: &str| text.parse::<postern_core::ProtectedPort>().unwrap();
+    world.cloud.shut(&world.target, [port("tcp/22"), port("tcp/80")].into());
+    world.want(&[&on_vm(&world, a_grant())]);
+    world.round().await;
+    assert_eq!(world.layer.report(&world.target).status, LayerStatus::InSync, "nothing is known of policies");
+    for (protected, status, words) in [
+        (
+            vec!["tcp/22", "tcp/80", "tcp/3389"],
+            LayerStatus::Failed,
+            "tcp/3389, which the lockdown does not shut",
+        ),
+        (
+            vec!["tcp/22"],
+            LayerStatus::InSync,
+            "tcp/80, which no policy protects in the cloud any more: run `postern lockdown aws:",
+        ),
+        (
+            vec![],
+            LayerStatus::InSync,
+            "tcp/22, tcp/80, which no policy protects in the cloud any more: put it under a policy",
+        ),
+    ] {
+        world.layer.protect(&world.target, protected.into_iter().map(port).collect());
+        let report = world.layer.report(&world.target);
+        assert!(report.status == status && report.detail.contains(words), "{report:?}");
+    }
+    world.layer.protect(&world.target, [port("tcp/22"), port("tcp/80")].into());
+    assert_eq!(world.layer.report(&world.target).status, LayerStatus::InSync);
+}
+
+#[tokio::test]
 async fn a_lockdown_and_a_round_take_turns() {
     let world = DriverWorld::new();
     let grant = on_vm(&world, a_grant());
@@ -216,7 +249,7 @@ async fn a_lockdown_and_a_round_take_turns() {
         target: world.target.clone(),
         ports: BTreeSet::new(),
         consent: postern_provider::Consent::all(),
-        together: BTreeSet::new(),
+        together: [].into(),
     };
     world.layer.lockdown(&order, false).await.unwrap();
     assert!(world.round().await, "at once after the lockdown");

@@ -20,6 +20,46 @@ async fn i2_a_repair_that_is_refused_does_not_keep_a_window_open() {
 }
 
 #[tokio::test]
+async fn i2_a_close_does_not_wait_for_the_pause_after_an_opening_that_failed() {
+    let world = DriverWorld::new();
+    let (one, other) = (on_vm(&world, a_grant()), on_vm(&world, a_grant().number(2)));
+    world.want(&[&one]);
+    world.round().await;
+    world.want(&[&one, &other]);
+    world.cloud.fail_next([Fault::throttled()]);
+    world.round().await;
+    assert!(!world.round().await, "the opening waits for its pause");
+    world.want(&[&other]);
+    assert!(world.round().await);
+    assert!(!world.open().contains(&one.id));
+}
+
+#[tokio::test(start_paused = true)]
+async fn i2_a_close_does_not_wait_for_an_opening_that_is_not_answered() {
+    let world = DriverWorld::new();
+    let (one, other) = (on_vm(&world, a_grant()), on_vm(&world, a_grant().number(2)));
+    world.want(&[&one]);
+    world.round().await;
+    world.want(&[&one, &other]);
+    world.cloud.hang_openings(true);
+    let work = world.layer.take_work();
+    let rounds = async {
+        for (target, provider) in work {
+            world.layer.drive(target, provider).await;
+        }
+    };
+    let revoked = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        world.want(&[]);
+        while world.open().contains(&one.id) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let both = async { tokio::join!(rounds, revoked) };
+    tokio::time::timeout(Duration::from_secs(60), both).await.expect("the close does not wait");
+}
+
+#[tokio::test]
 async fn i2_a_close_that_is_refused_does_not_keep_another_window_open() {
     let world = DriverWorld::new();
     let grants = [on_vm(&world, a_grant()), on_vm(&world, a_grant().number(2))];
@@ -29,6 +69,16 @@ async fn i2_a_close_that_is_refused_does_not_keep_another_window_open() {
     world.cloud.fail_next([Fault::refused("no permission for this rule")]);
     world.round().await;
     assert_eq!(world.open().len(), 1, "the other one was closed in the same round");
+}
+
+#[tokio::test]
+async fn a_release_of_a_target_that_the_cloud_does_not_know_leaves_nothing_behind() {
+    let world = DriverWorld::new();
+    world.cloud.fail_next([Fault::refused("the account is not in the configuration")]);
+    world.layer.release(&world.target, false).await.unwrap_err();
+    assert!(world.layer.targets().is_empty());
+    world.want(&[]);
+    assert!(!world.round().await, "no round follows, and no alarm");
 }
 
 #[tokio::test]
@@ -129,19 +179,19 @@ async fn a_lockdown_and_a_round_never_overlap_and_what_is_wanted_meanwhile_opens
     let world = DriverWorld::new();
     let grant = on_vm(&world, a_grant());
     let begun = world.layer.begin_exclusive(&world.target);
-    assert!(begun, "no round works on it");
+    assert_eq!(begun, Some(true), "no round works on it");
     world.want(&[&grant]);
     assert!(!world.round().await, "it is being locked down");
     let order = postern_provider::LockdownOrder {
         target: world.target.clone(),
         ports: BTreeSet::new(),
         consent: postern_provider::Consent::all(),
-        together: BTreeSet::new(),
+        together: [].into(),
     };
     let mut second = std::pin::pin!(world.layer.lockdown(&order, false));
     let waits = tokio::time::timeout(Duration::from_millis(20), &mut second).await;
     assert!(waits.is_err(), "one at a time");
-    world.layer.end_exclusive(&world.target);
+    world.layer.end_exclusive(&world.target, false);
     second.await.unwrap();
     assert!(world.round().await);
     assert_eq!(world.observed(&grant), Observed::Open);
