@@ -33,7 +33,10 @@ fn findings() -> Result<Vec<Finding>, FirewallError> {
     let version = nft.print(&["--version"])?;
     let mut findings = vec![Finding::good(format!("the host firewall is {}", version.trim()))];
     findings.push(if Kernel::new().has_table()? {
-        Finding::good(format!("the kernel holds the table inet {TABLE}"))
+        Finding::good(format!(
+            "the kernel holds the table inet {TABLE}: it looks at what is dialled at an address of this host, and at what is \
+             delivered on this host; connections that pass through, to pods for instance, are not looked at"
+        ))
     } else {
         Finding::error(
             format!("the kernel does not hold the table inet {TABLE}: no port is protected"),
