@@ -11,6 +11,7 @@ mod bad_request;
 mod clocks;
 mod clones;
 mod command;
+mod containers;
 mod enrolment;
 mod harness;
 mod i1_default_deny;
