@@ -13,6 +13,7 @@ use postern_runtime::files;
 use postern_runtime::tasks::Tasks;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
 
 use crate::clock;
 use crate::config::AgentConfig;
@@ -78,6 +79,7 @@ fn start(config: &Arc<AgentConfig>) -> anyhow::Result<Tasks> {
     let (reporter, reports) = reports::channel();
     let tampering = Tampering { reporter, status_file: Arc::clone(&status_file) };
     let current = renew::CurrentIdentity::new(None);
+    let ended = Arc::new(renew::EndedKey::new(None));
 
     let mut tasks = Tasks::default();
     let reconciler_status = Arc::clone(&status_file);
@@ -93,12 +95,14 @@ fn start(config: &Arc<AgentConfig>) -> anyhow::Result<Tasks> {
         reports,
         status_file: Arc::clone(&status_file),
         limits: config.limits,
+        ended: Arc::clone(&ended),
+        ask_again: Arc::new(Notify::new()),
     };
     tasks.spawn("connection", async move {
         connection.keep().await;
         Ok(())
     });
-    tasks.spawn("certificate", certificate(Arc::clone(config), current));
+    tasks.spawn("certificate", certificate(Arc::clone(config), current, ended));
     tasks.spawn("status", publish(Arc::clone(config), status_file));
     notify(&[NotifyState::Ready]);
     Ok(tasks)
@@ -148,8 +152,12 @@ async fn tick(reconciler: ReconcilerHandle, tampering: Tampering) -> anyhow::Res
     }
 }
 
-async fn certificate(config: Arc<AgentConfig>, current: renew::CurrentIdentity) -> anyhow::Result<()> {
-    renew::keep_renewed(&config.broker, &config.identity_dir(), &current).await;
+async fn certificate(
+    config: Arc<AgentConfig>,
+    current: renew::CurrentIdentity,
+    ended: Arc<renew::EndedKey>,
+) -> anyhow::Result<()> {
+    renew::keep_renewed(&config.broker, &config.identity_dir(), &current, &ended).await;
     Ok(())
 }
 

@@ -155,7 +155,8 @@ impl Link {
     async fn open(&self) -> Result<BrokerSession, String> {
         let tls = client_config(&self.credentials).unwrap();
         let channel = channel(&self.broker, tls).unwrap();
-        BrokerSession::open(channel, &self.reconciler, StateLimits::default())
+        let status_file = Arc::new(StatusFile::default());
+        BrokerSession::open(channel, &self.reconciler, StateLimits::default(), status_file)
             .await
             .map_err(|error| error.to_string())
     }
