@@ -79,14 +79,14 @@ fn start(config: &Arc<AgentConfig>) -> anyhow::Result<Tasks> {
     let (reporter, reports) = reports::channel();
     let tampering = Tampering { reporter, status_file: Arc::clone(&status_file) };
     let current = renew::CurrentIdentity::new(None);
-    let ended = Arc::new(renew::EndedKey::new(None));
+    let (ended, ask_again) = (Arc::new(renew::EndedKey::new(None)), Arc::new(Notify::new()));
 
     let mut tasks = Tasks::default();
     let reconciler_status = Arc::clone(&status_file);
     tasks.spawn_thread("host-reconciler", move || {
         host_reconciler::serve(reconciler, commands, &reconciler_status)
     })?;
-    tasks.spawn("clock", tick(handle.clone(), tampering.clone()));
+    tasks.spawn("clock", tick(handle.clone(), tampering.clone(), Arc::clone(&ask_again)));
     tasks.spawn("tampering", tampering.repair(watch, handle.clone()));
     let connection = BrokerConnection {
         broker: config.broker.clone(),
@@ -96,7 +96,7 @@ fn start(config: &Arc<AgentConfig>) -> anyhow::Result<Tasks> {
         status_file: Arc::clone(&status_file),
         limits: config.limits,
         ended: Arc::clone(&ended),
-        ask_again: Arc::new(Notify::new()),
+        ask_again,
     };
     tasks.spawn("connection", async move {
         connection.keep().await;
@@ -143,11 +143,19 @@ fn make_state_dir(config: &AgentConfig) -> anyhow::Result<()> {
 }
 
 /// Ticks the reconciler, and shows the service manager's watchdog that the reconciler is not stuck.
-async fn tick(reconciler: ReconcilerHandle, tampering: Tampering) -> anyhow::Result<()> {
+async fn tick(
+    reconciler: ReconcilerHandle,
+    tampering: Tampering,
+    ask_again: Arc<Notify>,
+) -> anyhow::Result<()> {
     let mut interval = tokio::time::interval(TICK);
     loop {
         interval.tick().await;
-        tampering.report_unattributed(reconciler.tick().await);
+        let outcome = reconciler.tick().await;
+        if outcome.asks_broker {
+            ask_again.notify_one();
+        }
+        tampering.report_unattributed(outcome);
         notify(&[NotifyState::Watchdog]);
     }
 }
