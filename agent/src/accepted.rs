@@ -100,6 +100,18 @@ impl AcceptedState {
         ended
     }
 
+    /// Moves the end of every window forward by a time. Returns whether there is a window.
+    pub fn shorten(&mut self, by: Duration) -> bool {
+        let Some(accepted) = &mut self.accepted else { return false };
+        let by = u64::try_from(by.as_nanos()).unwrap_or(u64::MAX);
+        let earlier = |window: HeldWindow| HeldWindow {
+            deadline: BootTime(window.deadline.0.saturating_sub(by)),
+            ..window
+        };
+        accepted.windows = std::mem::take(&mut accepted.windows).into_iter().map(earlier).collect();
+        !accepted.windows.is_empty()
+    }
+
     /// Returns the state to hold when `wanted` cannot be accepted: everything that `wanted` closes is closed, and nothing opens
     /// that a restart would not know of. The generation stays the accepted one, because `wanted` was not accepted. `None` before
     /// the first accepted state: there is nothing from which one could be derived.

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 /// A moment on `CLOCK_BOOTTIME`, in nanoseconds since boot: it never steps, and it counts time in suspend
 /// (clock_gettime(2)), which the kernel's own set timeouts do not.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct BootTime(pub u64);
 

@@ -28,6 +28,7 @@ use tokio::sync::{Notify, watch};
 use crate::checkpoint::CheckpointKeeper;
 use crate::host_reconciler::ReconcilerHandle;
 use crate::limits::StateLimits;
+use crate::renew::EndedKey;
 use crate::reports::Reports;
 use crate::session::{BrokerSession, BrokerTrust};
 use crate::status::StatusFile;
@@ -51,6 +52,10 @@ pub struct BrokerConnection {
     pub limits: StateLimits,
     /// Notified when the broker asks for a renewal of the certificate.
     pub renewal: Arc<Notify>,
+    /// Receives the key of a certificate that the broker refuses because it has ended.
+    pub ended: Arc<EndedKey>,
+    /// Wakes the connection when the reconciler doubts the ends of windows: a new session brings the true ones.
+    pub ask_again: Arc<Notify>,
 }
 
 impl BrokerConnection {
@@ -99,8 +104,15 @@ impl BrokerConnection {
         let trusted_roots = credentials.root_keys().iter().map(ToString::to_string).collect();
         let trust = BrokerTrust { trusted_roots, renewal: Arc::clone(&self.renewal) };
         let checkpoint = self.checkpoints.line();
-        let opened = BrokerSession::open(channel, &self.reconciler, self.limits, trust, checkpoint).await;
-        opened.map_err(|error| error_chain(&error))
+        let status_file = Arc::clone(&self.status_file);
+        let opened =
+            BrokerSession::open(channel, &self.reconciler, self.limits, trust, checkpoint, status_file).await;
+        opened.map_err(|error| {
+            if error.is_certificate_refused() {
+                self.ended.send_replace(credentials.key_hash().ok());
+            }
+            error_chain(&error)
+        })
     }
 
     /// Runs a session until it ends. Returns whether the broker sent a desired state in it.
@@ -115,19 +127,32 @@ impl BrokerConnection {
                     return session.got_desired_state();
                 }
                 Ok(()) = self.credentials.changed() => {
-                    let Some(renewed) = self.credentials.borrow_and_update().clone() else { continue };
-                    match self.open(&renewed).await {
-                        Ok(new) => {
-                            session = new;
-                            self.checkpoints.trust(renewed);
-                            self.reports.begin_session();
-                            tracing::info!("connected to the broker with the new certificate");
-                        }
-                        Err(error) => {
-                            tracing::warn!(error, "cannot connect with the new certificate yet; the old session continues");
-                        }
+                    if self.open_another(&mut session).await {
+                        tracing::info!("connected to the broker with the new certificate");
                     }
                 }
+                () = self.ask_again.notified() => {
+                    if self.open_another(&mut session).await {
+                        tracing::info!("asked the broker for the true ends of windows");
+                    }
+                }
+            }
+        }
+    }
+
+    /// Opens another session in the place of one, which goes on if that fails. Returns whether it did.
+    async fn open_another(&mut self, session: &mut BrokerSession) -> bool {
+        let Some(credentials) = self.credentials.borrow_and_update().clone() else { return false };
+        match self.open(&credentials).await {
+            Ok(new) => {
+                *session = new;
+                self.checkpoints.trust(credentials);
+                self.reports.begin_session();
+                true
+            }
+            Err(error) => {
+                tracing::warn!(error, "cannot open another session yet; the old session continues");
+                false
             }
         }
     }

@@ -4,7 +4,6 @@ use std::fmt;
 use std::io::Write;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use postern_core::checkpoint::Checkpoint;
 use postern_pki::credentials::Credentials;
 use postern_pki::renewal::GRACE;
@@ -20,8 +19,9 @@ use crate::config::AgentConfig;
 use crate::enroll::target_of;
 use crate::ledger::Ledger;
 use crate::lock::StateDirLock;
-use crate::status::KEPT;
-use crate::status_chain::status_chain;
+use crate::receipt::{self, Receipt};
+use crate::status::{self, KEPT, clock_difference, is_clock_off};
+use crate::status_chain::{is_past_grace, status_chain};
 
 /// The longest wait for an answer of the broker.
 const BROKER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -70,6 +70,8 @@ impl Finding {
 /// Checks everything but the firewall.
 pub async fn diagnose(config: &AgentConfig, now: &Moment) -> Vec<Finding> {
     let mut findings = vec![running(config)];
+    let ahead = status::running(&config.state_dir).and_then(|running| running.clock_ahead_seconds);
+    findings.extend(ahead.map(clock));
     findings.extend(ledger(config, now));
     findings.extend(audit_log(config));
     let enroll = "enrol this host with `postern-agent enroll --token-file FILE`";
@@ -79,7 +81,8 @@ pub async fn diagnose(config: &AgentConfig, now: &Moment) -> Vec<Finding> {
         }
         Err(error) => findings.push(Finding::error(error_chain(&error), enroll)),
         Ok(credentials) => {
-            findings.push(certificate(&credentials, now.wall));
+            let receipt = Receipt::load(&config.identity_dir(), &credentials);
+            findings.push(certificate(&credentials, receipt.as_ref(), now));
             findings.push(broker(config, &credentials).await);
         }
     }
@@ -183,7 +186,21 @@ fn audit_log(config: &AgentConfig) -> Option<Finding> {
     })
 }
 
-fn certificate(credentials: &Credentials, now: Timestamp) -> Finding {
+/// Judges the difference from the broker's wall clock, in seconds.
+fn clock(seconds_ahead: i64) -> Finding {
+    let what = format!("the wall clock of this host: {}", clock_difference(seconds_ahead));
+    if is_clock_off(seconds_ahead) {
+        Finding::warning(
+            what,
+            "set the clock and keep it set (NTP): brokers and TLS judge certificates by it",
+        )
+    } else {
+        Finding::good(what)
+    }
+}
+
+/// Judges the certificate by its age; the clock of this host may be wrong.
+fn certificate(credentials: &Credentials, receipt: Option<&Receipt>, now: &Moment) -> Finding {
     let (from, until) = (credentials.not_before(), credentials.not_after());
     let Some(target) = target_of(credentials) else {
         return Finding::error(
@@ -191,13 +208,14 @@ fn certificate(credentials: &Credentials, now: Timestamp) -> Finding {
             "enrol this host again with a fresh token",
         );
     };
-    if now < from {
-        let what = format!("the clock shows {now:.0}, but the certificate begins at {from:.0}");
+    if now.wall < from {
+        let what = format!("the clock shows {:.0}, but the certificate begins at {from:.0}", now.wall);
         return Finding::error(what, "set the clock and keep it set (NTP)");
     }
-    if now >= until {
+    let (age, life) = (receipt::age(credentials, receipt, now), receipt::life(credentials));
+    if age >= life {
         let what = format!("the certificate of {target} ended at {until:.0}");
-        return if Duration::try_from(now.duration_since(until)).is_ok_and(|ago| ago <= GRACE) {
+        return if age - life <= GRACE {
             Finding::warning(
                 what,
                 "a running agent renews it as soon as it reaches the broker; check the clock as well",
@@ -207,7 +225,7 @@ fn certificate(credentials: &Credentials, now: Timestamp) -> Finding {
         };
     }
     let what = format!("the certificate names {target} and is valid until {until:.0}");
-    if Duration::try_from(until.duration_since(now)).is_ok_and(|left| left < RENEWAL_OVERDUE) {
+    if life - age < RENEWAL_OVERDUE {
         return Finding::warning(what, "it should have been renewed by now; look at the agent's log");
     }
     Finding::good(what)
@@ -230,6 +248,12 @@ async fn broker(config: &AgentConfig, credentials: &Credentials) -> Finding {
     let mut health = HealthClient::new(channel);
     match tokio::time::timeout(BROKER_TIMEOUT, health.check(HealthCheckRequest::default())).await {
         Err(_) => unreachable(format!("no answer within {} s", BROKER_TIMEOUT.as_secs())),
+        Ok(Err(status)) if is_past_grace(&status) => Finding::error(
+            format!(
+                "the broker {address} refuses the certificate: by the broker's clock it has ended, or has not begun"
+            ),
+            "compare the clocks of this host and of the broker; if both are right, enrol this host again with a fresh token",
+        ),
         Ok(Err(status)) => unreachable(status_chain(&status)),
         Ok(Ok(_)) => Finding::good(format!("the broker {address} answers")),
     }

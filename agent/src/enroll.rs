@@ -11,12 +11,14 @@ use postern_pki::join::JoinToken;
 use postern_pki::succession::SuccessionError;
 use postern_pki::tls;
 use postern_proto::client::{self, BadAddress};
+use postern_proto::convert::optional_timestamp;
 use postern_proto::v1;
 use postern_proto::v1::agent_service_client::AgentServiceClient;
 use postern_runtime::files;
 use tonic::{Code, Status};
 
 use crate::clock;
+use crate::receipt::{self, Receipt};
 use crate::status_chain::status_chain;
 
 /// The longest wait for an answer of the broker.
@@ -63,6 +65,9 @@ pub enum EnrollError {
         /// The target that the broker says it enrolled.
         target: String,
     },
+    /// The moment of the receipt cannot be written beside the identity.
+    #[error("this host is enrolled, and cannot write {}; check the disk, or the agent judges the certificate by the wall clock", receipt::path(Path::new("identity")).display())]
+    Receipt(#[source] std::io::Error),
 }
 
 /// Enrols this host and saves its identity under `identity_dir`. Returns its target.
@@ -89,12 +94,17 @@ pub async fn enroll(broker: &str, token: &JoinToken, identity_dir: &Path) -> Res
     let answer = answer.map_err(failed)?.into_inner();
     let credentials = Credentials::new(key, answer.certificates, answer.roots)?;
     let target = target_of(&credentials).filter(|target| target.to_string() == answer.target);
-    let target = target.ok_or(EnrollError::WrongTarget { target: answer.target })?;
-    credentials.check_first_under(token.fingerprint(), clock::wall())?;
+    let target = target.ok_or_else(|| EnrollError::WrongTarget { target: answer.target.clone() })?;
+    let received = clock::moment();
+    let signed_at = optional_timestamp(answer.wall_clock.as_ref()).unwrap_or(received.wall);
+    credentials.check_first_under(token.fingerprint(), signed_at)?;
     credentials.save(identity_dir)?;
     let mark = mark(identity_dir);
     files::replace_durably(&mark, b"", files::PRIVATE)
         .map_err(|source| PkiError::File { path: mark.clone(), source })?;
+    if let Some(receipt) = Receipt::of(&credentials, &received) {
+        receipt.save(identity_dir).map_err(EnrollError::Receipt)?;
+    }
     Ok(target)
 }
 

@@ -92,6 +92,18 @@ pub struct HostReconciler<H> {
     limits: StateLimits,
     /// Damage that was found at this moment and not yet returned.
     damage: Option<(BootTime, Damage)>,
+    /// The step of the wall clock by which windows may have to be shortened.
+    step: Option<ForwardStep>,
+    is_connected: bool,
+}
+
+/// A step of the wall clock forward.
+#[derive(Debug)]
+struct ForwardStep {
+    by: Duration,
+    noticed: BootTime,
+    /// True once a session has begun since: the next desired state has the true ends.
+    asked: bool,
 }
 
 /// The generations that this host has followed, for the broker.
@@ -110,6 +122,8 @@ pub struct RepairOutcome {
     pub in_sync: bool,
     /// The damage that was found and repaired; returned once.
     pub damage: Option<Damage>,
+    /// True where the wall clock went forward and a broker can be asked for the true ends of the windows.
+    pub asks_broker: bool,
 }
 
 /// A change of the table that another process made.
@@ -190,6 +204,8 @@ impl<H: HostLayer> HostReconciler<H> {
             clock_watch: ClockWatch::new(now, suspended),
             limits: config.limits,
             damage: None,
+            step: None,
+            is_connected: false,
         };
         match reconciler.ledger.load(now) {
             Ok(Some(accepted)) if accepted.generation != BOOTSTRAP_GENERATION => {
@@ -219,6 +235,9 @@ impl<H: HostLayer> HostReconciler<H> {
 
     /// Begins a session with the broker. Returns the generations that this host has followed.
     pub fn begin_session(&mut self, now: &Moment) -> FollowedGenerations {
+        if let Some(step) = &mut self.step {
+            step.asked = true;
+        }
         self.state.begin_session();
         if self.enrolled_again.exists() {
             // An operator of this host has it follow another store.
@@ -269,6 +288,7 @@ impl<H: HostLayer> HostReconciler<H> {
             return Err(AcceptError::Ledger { generation, source });
         }
         self.clock_watch.written(now);
+        self.step.take_if(|step| step.asked);
         window_log::accepted(self.state.accepted(), &wanted, now.boottime);
         if wanted.keeps && self.state.accepted().is_none_or(|accepted| !accepted.keeps) {
             tracing::error!(
@@ -336,15 +356,19 @@ impl<H: HostLayer> HostReconciler<H> {
         if unknown {
             self.note_damage("the table was changed while the ledger could not be used".into(), now);
         }
-        RepairOutcome { in_sync: self.protects(), damage: self.damage.take().map(|(_, damage)| damage) }
+        let damage = self.damage.take().map(|(_, damage)| damage);
+        RepairOutcome { in_sync: self.protects(), damage, asks_broker: false }
     }
 
-    /// Does the work of time, about every second: drops windows that ended, notices a suspend or a step of the clock, and
+    /// Does the work of time, about every second: drops windows that ended, notices a suspend or a step of the clock, which shortens
+    /// windows if it goes forward, and
     /// tries again what failed. `suspended` is the time for which the machine has been suspended since boot.
     ///
     /// Returns damage only if no [`Self::repair`] has fetched it within [`WATCH_EVENT_GRACE`]: the caller of that knows the
     /// process that did it.
     pub fn tick(&mut self, now: &Moment, suspended: Duration) -> RepairOutcome {
+        let asks_broker = self.notice_step(now);
+        self.shorten_by_step(now);
         self.drop_ended(now);
         if self.clock_watch.was_suspended(suspended) {
             tracing::info!("the machine was suspended; setting the kernel's timeouts again");
@@ -353,11 +377,48 @@ impl<H: HostLayer> HostReconciler<H> {
             self.ensure_unless_left_alone(now);
         }
         let holds_windows = self.state.accepted().is_some_and(|accepted| !accepted.windows.is_empty());
-        if self.clock_watch.write_is_due(now, holds_windows) {
+        if self.step.is_none() && self.clock_watch.write_is_due(now, holds_windows) {
             self.save(now);
         }
         let unattributed = self.damage.take_if(|(found, _)| now.boottime.since(*found) >= WATCH_EVENT_GRACE);
-        RepairOutcome { in_sync: self.protects(), damage: unattributed.map(|(_, damage)| damage) }
+        let damage = unattributed.map(|(_, damage)| damage);
+        RepairOutcome { in_sync: self.protects(), damage, asks_broker }
+    }
+
+    /// Notes whether a broker can be asked for the ends of windows.
+    pub fn set_connected(&mut self, is_connected: bool) {
+        self.is_connected = is_connected;
+    }
+
+    /// Notices a step of the wall clock forward. If a hypervisor has paused this machine, that step is the time that no other clock has
+    /// counted, and every window ends late by as much. Returns whether a broker can be asked.
+    fn notice_step(&mut self, now: &Moment) -> bool {
+        let Some(step) = self.clock_watch.stepped_forward(now) else { return false };
+        if self.state.accepted().is_none_or(|accepted| accepted.windows.is_empty()) {
+            return false;
+        }
+        let by = step.saturating_add(self.step.as_ref().map_or(Duration::ZERO, |step| step.by));
+        self.step = Some(ForwardStep { by, noticed: now.boottime, asked: false });
+        self.is_connected
+    }
+
+    /// Shortens every window by the step that was noticed, unless the broker has sent, or may soon send, the true ends.
+    fn shorten_by_step(&mut self, now: &Moment) {
+        let waits = |step: &ForwardStep| self.is_connected && now.boottime.since(step.noticed) < ASK_GRACE;
+        if self.step.as_ref().is_none_or(waits) {
+            return;
+        }
+        let Some(step) = self.step.take() else { return };
+        self.state.shorten(step.by);
+        tracing::warn!(
+            event = "clock.stepped_forward",
+            seconds = step.by.as_secs(),
+            "the wall clock went forward: it was set, or this machine was paused; every window ends earlier by as much until a broker \
+             sends its end again"
+        );
+        self.drop_ended(now);
+        self.ensure_unless_left_alone(now);
+        self.save(now);
     }
 
     /// Returns the state accepted last.
@@ -443,6 +504,9 @@ impl<H: HostLayer> HostReconciler<H> {
 
 /// The time that the watch may take to report a change whose damage was found already.
 const WATCH_EVENT_GRACE: Duration = Duration::from_secs(1);
+
+/// The time that a connected broker has to send the true ends of windows after a step of the wall clock.
+const ASK_GRACE: Duration = Duration::from_secs(3);
 
 /// The generation of a state that no broker has sent.
 const BOOTSTRAP_GENERATION: u64 = 0;

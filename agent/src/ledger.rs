@@ -1,7 +1,7 @@
 //! The ledger: the state that was accepted last, on disk. With it an agent that restarts without a broker denies what must
 //! be denied, and keeps only the windows whose end is still ahead.
 //!
-//! I2 across restarts: within one boot a deadline stays as it is. After a reboot its clock is gone. Then the time left of
+//! I2 across restarts: within one boot a deadline stays as it is, or comes earlier by as much as the wall clock was set forward. After a reboot its clock is gone. Then the time left of
 //! a window is the time that was left when the ledger was written, less the time that has passed on the wall clock.
 //!
 //! - A wall clock that shows a time before the moment of writing is known to be wrong, and no window is kept.
@@ -29,6 +29,8 @@ use crate::firewall::policy::HeldWindow;
 
 /// The version of the file format that this agent writes, and the newest that it reads.
 const VERSION: u32 = 2;
+/// The step of the wall clock that is none: clocks are adjusted, and read one after the other.
+const MAX_UNNOTICED_STEP: Duration = Duration::from_secs(1);
 
 /// The file with the state that was accepted last.
 #[derive(Debug, Clone)]
@@ -213,8 +215,11 @@ impl LedgerRecord {
     fn at(self, now: &Moment) -> DesiredState {
         let same_boot = self.written.boot.same(&now.boot) && self.written.boottime <= now.boottime;
         let window = |window: WindowRecord| {
-            let deadline =
-                if same_boot { window.deadline } else { deadline_after_reboot(&window, &self.written, now) };
+            let deadline = if same_boot {
+                deadline_in_this_boot(&window, &self.written, now)
+            } else {
+                deadline_after_reboot(&window, &self.written, now)
+            };
             HeldWindow { grant: window.grant, port: window.port, source: window.source, deadline }
         };
         let windows = self.windows.into_iter().map(window).collect();
@@ -223,6 +228,18 @@ impl LedgerRecord {
         accepted.drop_ended(now.boottime);
         accepted
     }
+}
+
+/// Returns the deadline of a window that this boot wrote. If the wall clock went forward by more than the boot's clock, the machine may
+/// have been paused while no agent ran.
+fn deadline_in_this_boot(window: &WindowRecord, written: &Moment, now: &Moment) -> BootTime {
+    let counted = now.boottime.since(written.boottime);
+    let passed = Duration::try_from(now.wall.duration_since(written.wall)).unwrap_or_default();
+    let step = passed.saturating_sub(counted);
+    if step <= MAX_UNNOTICED_STEP {
+        return window.deadline;
+    }
+    BootTime(window.deadline.0.saturating_sub(u64::try_from(step.as_nanos()).unwrap_or(u64::MAX)))
 }
 
 /// Returns the deadline, on this boot's clock, of a window that an earlier boot wrote.

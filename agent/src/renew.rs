@@ -1,5 +1,9 @@
 //! The certificate: read when it appears on disk, renewed at half its life, and given to every new connection.
 //!
+//! The agent judges its certificate by its age ([`crate::receipt`]), never by the wall clock, which may be wrong. The broker judges it by
+//! the broker's clock: if it refuses a session because the certificate has ended (the machine was paused, or set back to a snapshot), the
+//! agent renews at once, which the broker admits for 30 days.
+//!
 //! The agent takes up a new identity on disk (the host was enrolled again) within seconds, without a restart.
 //!
 //! A renewed identity voids the one before as soon as the broker sees it used. So the agent takes it up only if it is good
@@ -11,13 +15,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use postern_core::KeyHash;
 use postern_pki::PkiError;
 use postern_pki::credentials::{Credentials, KeyPair};
 use postern_pki::renewal::{GRACE, renew_at};
 use postern_pki::succession::SuccessionError;
 use postern_pki::tls;
 use postern_proto::client::{self, BadAddress};
+use postern_proto::convert::optional_timestamp;
 use postern_proto::v1;
 use postern_proto::v1::agent_service_client::AgentServiceClient;
 use postern_runtime::backoff::{Backoff, Pauses};
@@ -25,14 +30,17 @@ use postern_runtime::error_chain::error_chain;
 use tokio::sync::{Notify, watch};
 use tonic::Status;
 
-use crate::clock;
-use crate::status_chain::status_chain;
+use crate::clock::{self, BootTime, Moment};
+use crate::receipt::{self, Receipt};
+use crate::status_chain::{is_past_grace, status_chain};
 
 /// The identity in use; `None` while there is no valid one.
 pub type CurrentIdentity = watch::Sender<Option<Arc<Credentials>>>;
 
-/// The interval at which the agent checks the disk for a new identity, and the clock, which may step, for the time to
-/// renew.
+/// The key of the certificate that the broker has refused last because it has ended, if there is one.
+pub type EndedKey = watch::Sender<Option<KeyHash>>;
+
+/// The interval at which the agent checks the disk for a new identity, and the age of the present one.
 const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 /// The time over which agents that the broker asks for a renewal at one moment spread.
 const ASKED_SPREAD: Duration = Duration::from_secs(10);
@@ -51,6 +59,12 @@ pub enum RenewError {
     /// The broker refused the renewal.
     #[error("the broker did not renew the certificate: {}", status_chain(.0))]
     Refused(Box<Status>),
+    /// By the broker's clock the certificate ended too long ago, or has not begun.
+    #[error(
+        "by the broker's clock the certificate ended more than 30 days ago, or has not begun; if the broker's clock is right, this host \
+         has no valid certificate; enrol it with `postern-agent enroll --token-file FILE`"
+    )]
+    PastGrace,
     /// The broker did not answer.
     #[error("the broker did not answer within {} s", RENEW_TIMEOUT.as_secs())]
     NoAnswer,
@@ -61,26 +75,34 @@ pub enum RenewError {
 
 /// Keeps the identity in `current` valid for as long as the broker renews it, and renews it when `asked` says that the broker asks for
 /// it. Never ends.
-pub async fn keep_renewed(broker: &str, identity_dir: &Path, current: &CurrentIdentity, asked: &Notify) {
+pub async fn keep_renewed(
+    broker: &str,
+    identity_dir: &Path,
+    current: &CurrentIdentity,
+    ended: &EndedKey,
+    asked: &Notify,
+) {
+    let mut keeper =
+        Keeper { broker, identity_dir, current, ended: ended.subscribe(), asked, received: None };
     let mut log_once = LogOnce::default();
     let mut recovery = ExpiredRenewal::default();
     loop {
-        match take_up_from_disk(identity_dir, current, clock::wall()) {
+        match keeper.take_up_from_disk(&clock::moment()) {
             Ok(true) => tracing::info!("using the identity that is on disk"),
             Ok(false) => {}
             Err(error) => log_once.warn(&error_chain(&error)),
         }
         let Some(credentials) = current.borrow().clone() else {
-            match recovery.attempt(broker, identity_dir).await {
+            match keeper.recover(&mut recovery).await {
                 Ok(Some(renewed)) => {
-                    if let Err(error) = renewed.save(identity_dir) {
+                    if let Err(error) = keeper.save(&renewed) {
                         tracing::error!(
                             error = error_chain(&error),
                             "cannot write the renewed certificate to disk; the agent uses it from memory, and its next start needs \
                              a new enrolment"
                         );
                     }
-                    take_up(renewed, current);
+                    keeper.take_up(renewed);
                 }
                 Ok(None) => {}
                 Err(reason) => log_once.warn(&reason),
@@ -89,97 +111,144 @@ pub async fn keep_renewed(broker: &str, identity_dir: &Path, current: &CurrentId
             continue;
         };
         (log_once, recovery) = (LogOnce::default(), ExpiredRenewal::default());
-        use_until_renewed(broker, identity_dir, current, &credentials, asked).await;
+        keeper.use_until_renewed(&credentials).await;
     }
 }
 
-/// The renewal of a certificate that has ended, because the machine or the broker was down for longer than its life.
+/// The renewal of a certificate that has ended, because the machine or the broker was down for longer than its life. Many agents may
+/// need this at once, so attempts back off.
 #[derive(Default)]
 struct ExpiredRenewal {
     backoff: Option<Pauses>,
-    next_try: Timestamp,
+    next_try: BootTime,
 }
 
-impl ExpiredRenewal {
-    /// Makes one attempt, if it is time for one. Many agents may need this at once, so attempts back off.
-    async fn attempt(&mut self, broker: &str, identity_dir: &Path) -> Result<Option<Credentials>, String> {
-        let now = clock::wall();
-        let ended = if Credentials::exist(identity_dir) {
-            Some(Credentials::load(identity_dir).map_err(|error| error_chain(&error))?)
+/// The keeper of an identity.
+struct Keeper<'a> {
+    broker: &'a str,
+    identity_dir: &'a Path,
+    current: &'a CurrentIdentity,
+    ended: watch::Receiver<Option<KeyHash>>,
+    asked: &'a Notify,
+    /// The receipt of the certificate that the broker has sent last.
+    received: Option<Receipt>,
+}
+
+impl Keeper<'_> {
+    /// Makes one attempt to renew a certificate that has ended, if it is time for one.
+    async fn recover(&mut self, recovery: &mut ExpiredRenewal) -> Result<Option<Credentials>, String> {
+        let now = clock::moment();
+        let found = if Credentials::exist(self.identity_dir) {
+            Some(Credentials::load(self.identity_dir).map_err(|error| error_chain(&error))?)
         } else {
             None
         };
-        let grace = SignedDuration::try_from(GRACE).unwrap_or_default();
-        let Some(ended) = ended.filter(|ended| now.duration_since(ended.not_after()) <= grace) else {
+        let ended = found.filter(|ended| self.age(ended, &now) <= receipt::life(ended).saturating_add(GRACE));
+        let Some(ended) = ended else {
             let enrol =
                 "this host has no valid certificate; enrol it with `postern-agent enroll --token-file FILE`";
             return Err(enrol.to_owned());
         };
-        if now < self.next_try {
+        if now.boottime < recovery.next_try {
             return Ok(None);
         }
-        let wait = self.backoff.get_or_insert_with(backoff).next().unwrap_or(CHECK_INTERVAL);
-        self.next_try = now.saturating_add(wait).unwrap_or(Timestamp::MAX);
-        renew(broker, &ended).await.map(Some).map_err(|error| error_chain(&error))
+        let wait = recovery.backoff.get_or_insert_with(backoff).next().unwrap_or(CHECK_INTERVAL);
+        recovery.next_try = now.boottime.plus(wait);
+        self.renew(&ended).await.map(Some).map_err(|error| error_chain(&error))
     }
-}
 
-/// Renews a certificate, and writes the new one to disk.
-async fn renew_and_save(
-    broker: &str,
-    identity_dir: &Path,
-    credentials: &Credentials,
-) -> Result<Credentials, RenewError> {
-    let renewed = renew(broker, credentials).await?;
-    renewed.save(identity_dir)?;
-    Ok(renewed)
-}
-
-fn take_up(renewed: Credentials, current: &CurrentIdentity) {
-    tracing::info!(not_after = %renewed.not_after(), "renewed the certificate");
-    current.send_replace(Some(Arc::new(renewed)));
-}
-
-/// Waits until the certificate is renewed, replaced on disk, or expired.
-async fn use_until_renewed(
-    broker: &str,
-    identity_dir: &Path,
-    current: &CurrentIdentity,
-    credentials: &Credentials,
-    asked: &Notify,
-) {
-    let mut due = renew_at(credentials.not_before(), credentials.not_after(), rand::random_range(0.0..=1.0));
-    let mut retries = None;
-    let mut next_try = Timestamp::MIN;
-    loop {
-        tokio::select! {
-            () = tokio::time::sleep(CHECK_INTERVAL) => {}
-            () = asked.notified() => {
-                let soon = clock::wall().saturating_add(ASKED_SPREAD.mul_f64(rand::random_range(0.0..=1.0)));
-                due = due.min(soon.unwrap_or(due));
-                tracing::info!("the broker asks this host to renew its certificate");
+    /// Waits until the certificate is renewed, replaced on disk, or has ended.
+    async fn use_until_renewed(&mut self, credentials: &Credentials) {
+        let mut due = renew_at(receipt::life(credentials), rand::random_range(0.0..=1.0));
+        let key = credentials.key_hash().ok();
+        let mut retries = None;
+        let mut next_try = BootTime(0);
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(CHECK_INTERVAL) => {}
+                Ok(()) = self.ended.changed() => {}
+                () = self.asked.notified() => {
+                    tracing::info!("the broker asks this host to renew its certificate");
+                    let spread = ASKED_SPREAD.mul_f64(rand::random_range(0.0..=1.0));
+                    due = due.min(self.age(credentials, &clock::moment()).saturating_add(spread));
+                }
+            }
+            let now = clock::moment();
+            let age = self.age(credentials, &now);
+            if age >= receipt::life(credentials) {
+                tracing::error!("the certificate expired before the broker renewed it");
+                self.current.send_replace(None);
+                return;
+            }
+            if !matches!(self.take_up_from_disk(&now), Ok(false)) {
+                return;
+            }
+            // The broker's word counts for the certificate that it was said of.
+            let has_ended = key.is_some() && *self.ended.borrow() == key;
+            if (age < due && !has_ended) || now.boottime < next_try {
+                continue;
+            }
+            match self.renew_and_save(credentials).await {
+                Ok(renewed) => return self.take_up(renewed),
+                Err(error) => {
+                    tracing::warn!(error = error_chain(&error), not_after = %credentials.not_after(), "cannot renew the certificate yet");
+                    let wait = retries.get_or_insert_with(backoff).next().unwrap_or(CHECK_INTERVAL);
+                    next_try = clock::boottime().plus(wait);
+                }
             }
         }
-        let now = clock::wall();
-        if now >= credentials.not_after() {
-            tracing::error!("the certificate expired before the broker renewed it");
-            current.send_replace(None);
-            return;
+    }
+
+    /// Renews a certificate, and writes the new one to disk.
+    async fn renew_and_save(&mut self, credentials: &Credentials) -> Result<Credentials, RenewError> {
+        let renewed = self.renew(credentials).await?;
+        self.save(&renewed)?;
+        Ok(renewed)
+    }
+
+    async fn renew(&mut self, credentials: &Credentials) -> Result<Credentials, RenewError> {
+        let renewed = renew(self.broker, credentials).await?;
+        self.received = Receipt::of(&renewed, &clock::moment());
+        Ok(renewed)
+    }
+
+    fn save(&self, renewed: &Credentials) -> Result<(), PkiError> {
+        renewed.save(self.identity_dir)?;
+        if let Some(Err(error)) = self.received.as_ref().map(|receipt| receipt.save(self.identity_dir)) {
+            tracing::warn!(%error, "cannot write the time at which the certificate came; after a restart the wall clock judges it");
         }
-        if !matches!(take_up_from_disk(identity_dir, current, now), Ok(false)) {
-            return;
+        Ok(())
+    }
+
+    fn take_up(&self, renewed: Credentials) {
+        tracing::info!(not_after = %renewed.not_after(), "renewed the certificate");
+        self.current.send_replace(Some(Arc::new(renewed)));
+    }
+
+    /// Takes up the identity on disk if it has not ended, is another than the one in use, and not older. Returns whether it did.
+    fn take_up_from_disk(&self, now: &Moment) -> Result<bool, PkiError> {
+        if !Credentials::exist(self.identity_dir) {
+            return Ok(false);
         }
-        if now < due || now < next_try {
-            continue;
+        let found = Credentials::load(self.identity_dir)?;
+        // Two certificates may begin and end at the same second: those of a young authority begin when it does.
+        let dates = |credentials: &Credentials| (credentials.not_before(), credentials.not_after());
+        let newer = self
+            .current
+            .borrow()
+            .as_ref()
+            .is_none_or(|in_use| dates(&found) >= dates(in_use) && found.key_hash() != in_use.key_hash());
+        let taken = newer && self.age(&found, now) < receipt::life(&found);
+        if taken {
+            self.current.send_replace(Some(Arc::new(found)));
         }
-        match renew_and_save(broker, identity_dir, credentials).await {
-            Ok(renewed) => return take_up(renewed, current),
-            Err(error) => {
-                tracing::warn!(error = error_chain(&error), not_after = %credentials.not_after(), "cannot renew the certificate yet");
-                let wait = retries.get_or_insert_with(backoff).next().unwrap_or(CHECK_INTERVAL);
-                next_try = clock::wall().saturating_add(wait).unwrap_or(Timestamp::MAX);
-            }
-        }
+        Ok(taken)
+    }
+
+    fn age(&self, credentials: &Credentials, now: &Moment) -> Duration {
+        let known = self.received.clone().filter(|receipt| receipt.is_of(credentials));
+        let receipt = known.or_else(|| Receipt::load(self.identity_dir, credentials));
+        receipt::age(credentials, receipt.as_ref(), now)
     }
 }
 
@@ -194,33 +263,17 @@ pub async fn renew(broker: &str, credentials: &Credentials) -> Result<Credential
     let mut client = AgentServiceClient::new(channel);
     let answer =
         tokio::time::timeout(RENEW_TIMEOUT, client.renew(request)).await.map_err(|_| RenewError::NoAnswer)?;
-    let answer = answer.map_err(|status| RenewError::Refused(Box::new(status)))?.into_inner();
+    let refused = |status: Status| {
+        if is_past_grace(&status) { RenewError::PastGrace } else { RenewError::Refused(Box::new(status)) }
+    };
+    let answer = answer.map_err(refused)?.into_inner();
     let renewed = Credentials::new(key, answer.certificates, answer.roots)?;
-    renewed.check_successor_of(credentials, clock::wall())?;
+    // The wall clock of this host may be wrong, and the certificate was signed just now.
+    renewed.check_successor_of(
+        credentials,
+        optional_timestamp(answer.wall_clock.as_ref()).unwrap_or_else(clock::wall),
+    )?;
     Ok(renewed)
-}
-
-/// Takes up the identity on disk if it is valid, another than the one in use, and not older. Returns whether it did.
-fn take_up_from_disk(
-    identity_dir: &Path,
-    current: &CurrentIdentity,
-    now: Timestamp,
-) -> Result<bool, PkiError> {
-    if !Credentials::exist(identity_dir) {
-        return Ok(false);
-    }
-    let found = Credentials::load(identity_dir)?;
-    // Two certificates may begin and end at the same second: those of a young authority begin when it does.
-    let life = |credentials: &Credentials| (credentials.not_before(), credentials.not_after());
-    let newer = current
-        .borrow()
-        .as_ref()
-        .is_none_or(|in_use| life(&found) >= life(in_use) && found.key_hash() != in_use.key_hash());
-    let taken = newer && now < found.not_after();
-    if taken {
-        current.send_replace(Some(Arc::new(found)));
-    }
-    Ok(taken)
 }
 
 fn backoff() -> Pauses {

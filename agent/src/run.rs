@@ -81,13 +81,14 @@ fn start(config: &Arc<AgentConfig>) -> anyhow::Result<Tasks> {
     let checkpoints = CheckpointKeeper::in_dir(&config.state_dir, reporter.clone());
     let tampering = Tampering { reporter, status_file: Arc::clone(&status_file) };
     let (current, renewal) = (renew::CurrentIdentity::new(None), Arc::new(Notify::new()));
+    let (ended, ask_again) = (Arc::new(renew::EndedKey::new(None)), Arc::new(Notify::new()));
 
     let mut tasks = Tasks::default();
     let reconciler_status = Arc::clone(&status_file);
     tasks.spawn_thread("host-reconciler", move || {
         host_reconciler::serve(reconciler, commands, &reconciler_status)
     })?;
-    tasks.spawn("clock", tick(handle.clone(), tampering.clone()));
+    tasks.spawn("clock", tick(handle.clone(), tampering.clone(), Arc::clone(&ask_again)));
     tasks.spawn("tampering", tampering.repair(watch, handle.clone()));
     let connection = BrokerConnection {
         broker: config.broker.clone(),
@@ -98,12 +99,14 @@ fn start(config: &Arc<AgentConfig>) -> anyhow::Result<Tasks> {
         status_file: Arc::clone(&status_file),
         limits: config.limits,
         renewal: Arc::clone(&renewal),
+        ended: Arc::clone(&ended),
+        ask_again,
     };
     tasks.spawn("connection", async move {
         connection.keep().await;
         Ok(())
     });
-    tasks.spawn("certificate", certificate(Arc::clone(config), current, renewal));
+    tasks.spawn("certificate", certificate(Arc::clone(config), current, ended, renewal));
     tasks.spawn("status", publish(Arc::clone(config), status_file));
     notify(&[NotifyState::Ready]);
     Ok(tasks)
@@ -144,11 +147,19 @@ fn make_state_dir(config: &AgentConfig) -> anyhow::Result<()> {
 }
 
 /// Ticks the reconciler, and shows the service manager's watchdog that the reconciler is not stuck.
-async fn tick(reconciler: ReconcilerHandle, tampering: Tampering) -> anyhow::Result<()> {
+async fn tick(
+    reconciler: ReconcilerHandle,
+    tampering: Tampering,
+    ask_again: Arc<Notify>,
+) -> anyhow::Result<()> {
     let mut interval = tokio::time::interval(TICK);
     loop {
         interval.tick().await;
-        tampering.report_unattributed(reconciler.tick().await);
+        let outcome = reconciler.tick().await;
+        if outcome.asks_broker {
+            ask_again.notify_one();
+        }
+        tampering.report_unattributed(outcome);
         notify(&[NotifyState::Watchdog]);
     }
 }
@@ -156,9 +167,10 @@ async fn tick(reconciler: ReconcilerHandle, tampering: Tampering) -> anyhow::Res
 async fn certificate(
     config: Arc<AgentConfig>,
     current: renew::CurrentIdentity,
+    ended: Arc<renew::EndedKey>,
     renewal: Arc<Notify>,
 ) -> anyhow::Result<()> {
-    renew::keep_renewed(&config.broker, &config.identity_dir(), &current, &renewal).await;
+    renew::keep_renewed(&config.broker, &config.identity_dir(), &current, &ended, &renewal).await;
     Ok(())
 }
 

@@ -5,9 +5,10 @@
 //! an *applied* with the generation and, where the state was refused, the error.
 //!
 //! Every message of the agent carries a *stamp*: the agent's `CLOCK_BOOTTIME` at sending. Every message of the broker
-//! hands back the stamp of the last message that it received (`heard`), with the time since (`heard_ago`). From these
-//! [`crate::desired_state::anchor`] derives a moment that is not after the broker's sending, so that no delay lengthens a
-//! window (I2). The same stamp acknowledges reports ([`crate::reports`]).
+//! hands back the stamp of the last message that it received (`heard`), with the time since (`heard_ago`), and tells its own time. From
+//! these [`crate::broker_clock`] derives a moment that is not after the broker's sending, so that no delay lengthens a window (I2).
+//! The broker's wall clock shows whether this host's own is right; the status file has the difference. The same stamp acknowledges
+//! reports ([`crate::reports`]).
 //!
 //! The session applies one state at a time. While the reconciler works, the next message waits in the stream, and the
 //! session neither reads nor counts the broker's silence.
@@ -30,6 +31,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::SignedDuration;
 use postern_proto::convert;
 use postern_proto::v1;
 use postern_proto::v1::agent_service_client::AgentServiceClient;
@@ -43,13 +45,15 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 
+use crate::broker_clock::{BrokerClock, Placed, Stamps, wall_ahead};
 use crate::checkpoint::CheckpointKeeper;
 use crate::clock::{self, BootTime};
-use crate::desired_state::{DesiredState, anchor};
+use crate::desired_state::DesiredState;
 use crate::host_reconciler::{CommandAnswer, ReconcilerHandle, answer_or_pending};
 use crate::limits::StateLimits;
 use crate::reports::Reports;
-use crate::status_chain::status_chain;
+use crate::status::StatusFile;
+use crate::status_chain::{is_certificate_refused, status_chain};
 
 /// The interval of heartbeats.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);
@@ -71,6 +75,8 @@ pub struct BrokerSession {
     pending: Option<(u64, CommandAnswer)>,
     got_desired_state: bool,
     renewal: Arc<Notify>,
+    broker_clock: BrokerClock,
+    status_file: Arc<StatusFile>,
 }
 
 /// The parts of a session that concern the certificates of both sides.
@@ -94,12 +100,22 @@ pub enum SessionError {
     /// The broker sent nothing for too long.
     #[error("the broker has been silent for {} s", SILENCE_TIMEOUT.as_secs())]
     Silent,
+    /// This host's clocks have lost time, because its hypervisor paused it: its windows would end late.
+    #[error("this machine was paused for {:.1} s; the agent asks the broker for the true ends of windows", .0.as_secs_f64())]
+    LostTime(Duration),
     /// The queue to the network is full.
     #[error("the broker has stopped reading")]
     Stuck,
     /// The broker did not open a session in time.
     #[error("the broker did not open a session within {} s", OPEN_TIMEOUT.as_secs())]
     NotOpened,
+}
+
+impl SessionError {
+    /// Reports whether the broker has refused the certificate itself: by the broker's clock it has ended.
+    pub fn is_certificate_refused(&self) -> bool {
+        matches!(self, Self::Broker(status) if is_certificate_refused(status))
+    }
 }
 
 impl BrokerSession {
@@ -113,6 +129,7 @@ impl BrokerSession {
         limits: StateLimits,
         link: BrokerTrust,
         checkpoint: String,
+        status_file: Arc<StatusFile>,
     ) -> Result<Self, SessionError> {
         let BrokerTrust { trusted_roots, renewal } = link;
         let (outgoing, queue) = mpsc::channel(OUTGOING_QUEUE);
@@ -137,7 +154,17 @@ impl BrokerSession {
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         heartbeat.reset();
         let silence = Box::pin(tokio::time::sleep(SILENCE_TIMEOUT));
-        Ok(Self { outgoing, incoming, heartbeat, silence, pending: None, got_desired_state: false, renewal })
+        Ok(Self {
+            outgoing,
+            incoming,
+            heartbeat,
+            silence,
+            pending: None,
+            got_desired_state: false,
+            renewal,
+            broker_clock: BrokerClock::default(),
+            status_file,
+        })
     }
 
     /// Reports whether the broker has sent a desired state in this session.
@@ -203,6 +230,17 @@ impl BrokerSession {
         message: v1::SessionResponse,
         reconciler: &ReconcilerHandle,
     ) -> Result<(), SessionError> {
+        let now = clock::moment();
+        // A missing age counts as zero: then every window ends earlier, never later.
+        let heard_ago = convert::duration("heard_ago", message.heard_ago.as_ref()).unwrap_or_default();
+        let stamps = Stamps { heard: BootTime(message.heard), heard_ago, sent_at: message.sent_at };
+        let Placed { anchor, lost } = self.broker_clock.place(stamps, now.boottime);
+        if let Some(wall) = convert::optional_timestamp(message.wall_clock.as_ref()) {
+            self.compare_clocks(wall_ahead(now.wall, wall, now.boottime.since(anchor)));
+        }
+        if let Some(lost) = lost {
+            return Err(SessionError::LostTime(lost));
+        }
         let wire = match &message.message {
             Some(FromBroker::Desired(wire)) => wire,
             Some(FromBroker::Renewal(_)) => {
@@ -221,9 +259,6 @@ impl BrokerSession {
                  ports protected"
             );
         }
-        // A missing age counts as zero: then every window ends earlier, never later.
-        let heard_ago = convert::duration("heard_ago", message.heard_ago.as_ref()).unwrap_or_default();
-        let anchor = anchor(BootTime(message.heard), heard_ago, clock::boottime());
         let generation = wire.generation;
         let answer = if wire.keep_protection {
             let windows = DesiredState::windows_from_wire(wire, anchor);
@@ -241,6 +276,18 @@ impl BrokerSession {
                 let applied = v1::Applied { generation: wire.generation, error: invalid.to_string() };
                 self.send(ToBroker::Applied(applied)).map(drop)
             }
+        }
+    }
+
+    /// Notes the difference of the wall clocks, and warns once when it becomes large.
+    fn compare_clocks(&self, ahead: SignedDuration) {
+        let seconds_ahead = (ahead + SignedDuration::from_millis(500 * i64::from(ahead.signum()))).as_secs();
+        if self.status_file.set_clock_ahead(seconds_ahead) {
+            tracing::warn!(
+                event = "clock.differs",
+                seconds_ahead,
+                "the wall clock of this host differs from the broker's; set it and keep it set (NTP): certificates depend on it"
+            );
         }
     }
 

@@ -43,6 +43,28 @@ pub struct RunningStatus {
     pub reason: String,
     /// The number of times the agent has repaired the table since it started.
     pub tampered: u64,
+    /// The seconds by which the wall clock of this host is ahead of the broker's, below zero if it is behind; `None` before the
+    /// broker has told its time.
+    #[serde(default)]
+    pub clock_ahead_seconds: Option<i64>,
+}
+
+/// The greatest difference from the broker's wall clock that needs no remedy, in seconds.
+const MAX_CLOCK_DIFFERENCE_SECONDS: u64 = 60;
+
+/// Reports whether a difference from the broker's wall clock, in seconds, needs a remedy.
+pub fn is_clock_off(seconds_ahead: i64) -> bool {
+    seconds_ahead.unsigned_abs() > MAX_CLOCK_DIFFERENCE_SECONDS
+}
+
+/// Returns a difference from the broker's wall clock in words.
+pub fn clock_difference(seconds_ahead: i64) -> String {
+    let size = seconds_ahead.unsigned_abs();
+    match seconds_ahead {
+        -1..=1 => "agrees with the broker's".to_owned(),
+        2.. => format!("{} ahead of the broker's", clock_text(Duration::from_secs(size))),
+        _ => format!("{} behind the broker's", clock_text(Duration::from_secs(size))),
+    }
 }
 
 /// The status file, to which the parts of the running agent report.
@@ -62,6 +84,7 @@ impl Default for StatusFile {
                 since: clock::wall(),
                 reason: "has not connected yet".into(),
                 tampered: 0,
+                clock_ahead_seconds: None,
             }),
         }
     }
@@ -86,6 +109,31 @@ impl StatusFile {
     /// Counts a repair of the table.
     pub fn tampered(&self) {
         self.change(|running| running.tampered += 1);
+    }
+
+    /// Notes by how many seconds the wall clock of this host is ahead of the broker's. Returns true if the difference has just come to
+    /// need a remedy.
+    pub fn set_clock_ahead(&self, seconds: i64) -> bool {
+        let mut is_new = false;
+        self.change(|running| {
+            let known = running.clock_ahead_seconds;
+            // What messages show varies with their delay.
+            if known.is_none_or(|known| known.abs_diff(seconds) > 1) {
+                running.clock_ahead_seconds = Some(seconds);
+                is_new = is_clock_off(seconds) && !known.is_some_and(is_clock_off);
+            }
+        });
+        is_new
+    }
+
+    /// Reports whether there is a session.
+    pub fn is_connected(&self) -> bool {
+        self.running.borrow().connected
+    }
+
+    /// Returns the present content.
+    pub fn content(&self) -> RunningStatus {
+        self.running.borrow().clone()
     }
 
     fn set_connected(&self, connected: bool, reason: &str) -> bool {
@@ -224,6 +272,9 @@ impl Status {
                 writeln!(out, "broker       {link} since {:.0}{reason}", running.since)?;
                 let kernel = if running.protects { "holds its state" } else { "refused its state" };
                 writeln!(out, "kernel       {kernel}; repaired {} times", running.tampered)?;
+                if let Some(seconds) = running.clock_ahead_seconds {
+                    writeln!(out, "clock        {}", clock_difference(seconds))?;
+                }
             }
         }
         let mode = self.mode.map(|mode| window_log::mode_name(mode).to_owned());
@@ -259,7 +310,7 @@ impl Status {
 }
 
 /// Returns the status file of the running agent, if one runs: it holds the lock.
-fn running(state_dir: &Path) -> Option<RunningStatus> {
+pub(crate) fn running(state_dir: &Path) -> Option<RunningStatus> {
     if !state_dir.join("lock").exists() || matches!(StateDirLock::take(state_dir), Ok(Some(_))) {
         return None;
     }
@@ -314,6 +365,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let status_file = StatusFile::default();
         status_file.connected();
+        let warnings: Vec<bool> = [0, 3, 61, 62, 7200, 0, -90].map(|s| status_file.set_clock_ahead(s)).into();
+        assert_eq!(warnings, [false, false, true, false, false, false, true]);
+        assert_eq!(clock_difference(7200), "2:00:00 ahead of the broker's");
         tokio::select! {
             () = status_file.publish(dir.path()) => {}
             () = tokio::time::sleep(Duration::from_millis(50)) => {}

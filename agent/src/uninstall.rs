@@ -13,7 +13,7 @@ use crate::lock::StateDirLock;
 /// The files that the agent makes in its state directory.
 const STATE_FILES: [&str; 5] = ["state.json", "state.tmp", "status.json", "status.tmp", "lock"];
 /// The files of an identity.
-const IDENTITY_FILES: [&str; 3] = ["key.pem", "cert.pem", "roots.pem"];
+const IDENTITY_FILES: [&str; 5] = ["key.pem", "cert.pem", "roots.pem", "received.json", "received.tmp"];
 
 /// Removes the table with `remove_table`, and then the state.
 ///

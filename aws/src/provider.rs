@@ -8,8 +8,8 @@ use postern_core::plan::LayerWindow;
 use postern_core::{ProtectedPort, TargetId};
 use postern_provider::kit::{Attempt, KeyedStates, attempt_until, read_places};
 use postern_provider::{
-    AssessmentReport, CloudError, LockdownOrder, LockdownReport, Observation, Provider, Reach, SweepReport,
-    Unread,
+    AssessmentReport, CloudError, Hidden, LockdownOrder, LockdownReport, Observation, Provider, Reach,
+    SweepReport, Unread,
 };
 use tokio::sync::Mutex;
 
@@ -186,7 +186,11 @@ impl Provider for Aws {
             match given_back {
                 Ok(given_back) => report.given_back.extend(given_back),
                 Err((place, error)) => {
-                    report.unread.push(Unread { place: format!("{place}: parked rules"), error });
+                    report.unread.push(Unread {
+                        place: format!("{place}: parked rules"),
+                        error,
+                        hides: Hidden::Nothing,
+                    });
                 }
             }
         }

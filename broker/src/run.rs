@@ -30,6 +30,7 @@ use tokio::sync::watch;
 use crate::api::{self, Authenticators, Listener};
 use crate::app::access::{Deciding, RequestQuotas};
 use crate::app::audit::Verifications;
+use crate::app::caller_address::AddressProofs;
 use crate::app::denials::{self, Denials, SUMMARY_INTERVAL};
 use crate::app::{About, App, CloneAttempts};
 use crate::authority::{
@@ -394,6 +395,7 @@ impl Parts {
             readiness: self.readiness.clone(),
             rounds: Arc::clone(&self.rounds),
             about: About::of(config),
+            address_proofs: AddressProofs::default(),
             deciding: Deciding::default(),
             denials: Denials::new(&config.limits),
             quotas: RequestQuotas::new(&config.quotas),

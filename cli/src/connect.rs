@@ -5,6 +5,7 @@
 use std::error::Error as _;
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +15,8 @@ use postern_core::PrincipalKey;
 use postern_pki::credentials::Credentials;
 use postern_pki::identity::SpiffeId;
 use postern_pki::tls::{self, LearnedRoots};
-use postern_proto::client::channel;
+use postern_proto::client::{channel, channel_to, resolve_families};
+use postern_proto::v1;
 use postern_proto::v1::access_service_client::AccessServiceClient;
 use postern_proto::v1::agent_service_client::AgentServiceClient;
 use postern_proto::v1::audit_service_client::AuditServiceClient;
@@ -36,6 +38,8 @@ use crate::settings::{Settings, default_file};
 
 /// The time within which a call must be answered. No call of this command asks the broker to wait.
 pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// The time within which a broker must say by one family at which address it sees this machine.
+const ADDRESS_TIMEOUT: Duration = Duration::from_secs(2);
 /// The time within which a call must be answered if the broker has to call a cloud many times for it. A dead
 /// connection shows long before.
 const CLOUD_TIMEOUT: Duration = Duration::from_secs(900);
@@ -85,6 +89,23 @@ impl BrokerClient {
     /// Returns the trust domain that the certificate names, if it names one.
     pub(crate) fn trust_domain(&self) -> Option<String> {
         self.credentials.trust_domain().ok().map(|domain| domain.to_string())
+    }
+
+    /// Returns the addresses at which the broker sees this machine, if it sees one of each family: asked over a connection of each family
+    /// to which the broker's address resolves. Empty if there is one family only, or if a family does not answer.
+    pub(crate) async fn caller_addresses(&self) -> Vec<v1::CallerAddress> {
+        let places = resolve_families(&self.address).await.unwrap_or_default();
+        let [one, other] = places[..] else { return Vec::new() };
+        let (one, other) = tokio::join!(self.caller_address(one), self.caller_address(other));
+        one.zip(other).map(|(one, other)| vec![one, other]).unwrap_or_default()
+    }
+
+    async fn caller_address(&self, at: SocketAddr) -> Option<v1::CallerAddress> {
+        let tls = tls::client_config(&self.credentials).ok()?;
+        let mut access = AccessServiceClient::new(channel_to(&self.address, tls, at).ok()?);
+        let asked = access.get_caller_address(v1::GetCallerAddressRequest {});
+        let answer = tokio::time::timeout(ADDRESS_TIMEOUT, asked).await.ok()?.ok()?;
+        answer.into_inner().address
     }
 
     pub(crate) fn access(&self) -> AccessServiceClient<Channel> {

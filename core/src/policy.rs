@@ -228,6 +228,8 @@ pub struct Requester<'a> {
     pub principal: &'a Principal,
     /// The address from which the principal calls, if the broker knows it.
     pub address: Option<IpAddr>,
+    /// The address of another family from which the principal has called a moment ago, if the broker knows it.
+    pub other_address: Option<IpAddr>,
     /// The openings of the principal's grants that are not closed yet, and of its requests that are being decided.
     pub held: &'a [Opening],
 }
@@ -302,6 +304,8 @@ struct Place<'a> {
     duration: Duration,
     /// The address from which the principal calls.
     caller: Option<IpAddr>,
+    /// The same in another family.
+    other: Option<IpAddr>,
     rules: Vec<JudgedRule<'a>>,
 }
 
@@ -321,8 +325,8 @@ impl<'a> Place<'a> {
         request: &AccessRequest,
         requester: Requester<'_>,
     ) -> Self {
-        let (duration, caller) = (request.duration(), requester.address);
-        let place = Self { target, port, duration, caller, rules: Vec::new() };
+        let (duration, caller, other) = (request.duration(), requester.address, requester.other_address);
+        let place = Self { target, port, duration, caller, other, rules: Vec::new() };
         // `*` is judged on the union of what is asked for and what is held, so that a range that is too wide cannot be had in
         // parts. A source does not count if a rule that admits the duration names it.
         let is_named = |source: &&SourcePrefix| {
@@ -368,7 +372,9 @@ impl<'a> Place<'a> {
 
     /// Reports whether the rule names the source, by a prefix or as the caller's own.
     fn names(&self, rule: &PortRule, source: &SourcePrefix) -> bool {
-        rule.sources.iter().any(|allowed| allowed.names(source, self.caller))
+        rule.sources
+            .iter()
+            .any(|allowed| allowed.names(source, self.caller) || allowed.names(source, self.other))
     }
 
     fn is_long_enough(&self, rule: &PortRule) -> bool {

@@ -63,6 +63,12 @@ impl AccessRequest {
         &self.ports
     }
 
+    /// Returns the same request from one source alone.
+    #[must_use]
+    pub fn from_source(&self, source: SourcePrefix) -> Self {
+        Self { sources: vec![source], ..self.clone() }
+    }
+
     /// Returns the sources, the same for every port.
     pub fn sources(&self) -> &[SourcePrefix] {
         &self.sources

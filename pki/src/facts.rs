@@ -12,8 +12,8 @@ use crate::life::BACKDATE;
 pub struct CertificateFacts {
     /// The serial number.
     pub serial: CertificateSerial,
-    /// The time at which the authority signed it, in whole seconds. The authority backdates the first moment of validity by one
-    /// minute, and this is the time before that.
+    /// The time at which the authority signed it, in whole seconds. The authority backdates the first moment of validity by
+    /// [`BACKDATE`], and this is the time before that.
     pub issued_at: Timestamp,
     /// The end.
     pub not_after: Timestamp,

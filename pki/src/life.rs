@@ -10,7 +10,7 @@ use crate::{PkiError, credentials, identity};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 /// The time by which certificates are backdated, for clocks that are behind.
-pub(crate) const BACKDATE: Duration = Duration::from_secs(60);
+pub const BACKDATE: Duration = Duration::from_secs(600);
 /// The life of a root certificate.
 pub(crate) const ROOT_LIFETIME: Duration = DAY.saturating_mul(3650);
 /// The life of an intermediate certificate that the root's own end does not cut short.

@@ -21,7 +21,7 @@ use crate::identity::{self, SpiffeIdError};
 use crate::vouching::is_vouched_for;
 use crate::{Fingerprint, tls};
 
-/// The time by which the receiver's clock may be behind: a certificate that begins within it counts as valid.
+/// The time by which the given time may be behind the signer's: a certificate that begins within it counts as valid.
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(300);
 
 /// An identity that must not be taken up.
@@ -60,7 +60,8 @@ pub enum SuccessionError {
 }
 
 impl Credentials {
-    /// Checks that these credentials may take the place of `old` ones.
+    /// Checks that these credentials may take the place of `old` ones at `now`: the broker's time, because a new certificate is valid
+    /// by the clock that signed it.
     ///
     /// # Errors
     /// See [`SuccessionError`].
@@ -75,7 +76,7 @@ impl Credentials {
         self.check_chain(self.roots(), now)
     }
 
-    /// Checks that these credentials are a first identity under the root that a join token names.
+    /// Checks that these credentials are a first identity under the root that a join token names, at the broker's time.
     ///
     /// # Errors
     /// See [`SuccessionError`].

@@ -1,5 +1,6 @@
 //! The connection of agents and commands to a broker: HTTP/2 over the caller's own TLS configuration.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,6 +29,30 @@ pub struct BadAddress {
 /// # Errors
 /// The address has another form than `https://host:port`.
 pub fn channel(address: &str, tls: Arc<ClientConfig>) -> Result<Channel, BadAddress> {
+    channel_over(address, tls, None)
+}
+
+/// Returns a channel to one of the socket addresses of a broker's address.
+///
+/// # Errors
+/// As [`channel`].
+pub fn channel_to(address: &str, tls: Arc<ClientConfig>, at: SocketAddr) -> Result<Channel, BadAddress> {
+    channel_over(address, tls, Some(at))
+}
+
+/// Returns the first socket address of each family to which a broker's address resolves; none if it does not resolve.
+///
+/// # Errors
+/// As [`channel`].
+pub async fn resolve_families(address: &str) -> Result<Vec<SocketAddr>, BadAddress> {
+    let (host, port) = host_and_port(address)?;
+    let resolved: Vec<SocketAddr> =
+        tokio::net::lookup_host((host, port)).await.map(Iterator::collect).unwrap_or_default();
+    let first = |is_ipv4: bool| resolved.iter().find(|at| at.is_ipv4() == is_ipv4).copied();
+    Ok([first(true), first(false)].into_iter().flatten().collect())
+}
+
+fn host_and_port(address: &str) -> Result<(String, u16), BadAddress> {
     let bad = || BadAddress { address: address.to_owned() };
     let uri: Uri = address.parse().map_err(|_| bad())?;
     let host = uri.host().ok_or_else(bad)?.trim_start_matches('[').trim_end_matches(']').to_owned();
@@ -35,12 +60,25 @@ pub fn channel(address: &str, tls: Arc<ClientConfig>) -> Result<Channel, BadAddr
     if uri.scheme_str() != Some("https") || uri.path() != "/" {
         return Err(bad());
     }
+    Ok((host, port))
+}
+
+fn channel_over(
+    address: &str,
+    tls: Arc<ClientConfig>,
+    at: Option<SocketAddr>,
+) -> Result<Channel, BadAddress> {
+    let bad = || BadAddress { address: address.to_owned() };
+    let (host, port) = host_and_port(address)?;
     let name = ServerName::try_from(host.clone()).map_err(|_| bad())?;
     let connector = TlsConnector::from(tls);
     let connect = tower::service_fn(move |_: Uri| {
         let (host, name, connector) = (host.clone(), name.clone(), connector.clone());
         async move {
-            let tcp = TcpStream::connect((host.as_str(), port)).await?;
+            let tcp = match at {
+                Some(at) => TcpStream::connect(at).await?,
+                None => TcpStream::connect((host.as_str(), port)).await?,
+            };
             tcp.set_nodelay(true)?;
             connector.connect(name, tcp).await.map(TokioIo::new)
         }

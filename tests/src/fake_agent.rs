@@ -78,7 +78,7 @@ impl FakeAgent {
             let channel = channel(&address, tls).expect("the address is one");
             AgentServiceClient::new(channel).renew(v1::RenewRequest { csr }).await
         });
-        let v1::RenewResponse { certificates, roots } = answer?.into_inner();
+        let v1::RenewResponse { certificates, roots, .. } = answer?.into_inner();
         let credentials = Credentials::new(key, certificates, roots).expect("the certificate is for the key");
         credentials.save(&self.identity).expect("the identity can be kept");
         Ok(())

@@ -3,6 +3,8 @@
 //! A drop in Postern's table is final, but an accept ends only its own chain: a later base chain at the same hook (ufw,
 //! firewalld, iptables) may still drop.
 
+use std::collections::BTreeSet;
+
 use nftables::schema::{Chain, NfListObject, Rule};
 use nftables::types::{NfChainPolicy, NfFamily, NfHook};
 use postern_runtime::error_chain::error_chain;
@@ -16,6 +18,8 @@ use crate::doctor::Finding;
 
 /// The priority of the table's chains: filter - 10.
 const TABLE_PRIORITY: i32 = -10;
+/// The share of the connections that the kernel can track above which it soon tracks no more.
+const CROWDED_PERCENT: u64 = 80;
 
 /// Checks the host firewall.
 pub fn diagnose() -> Vec<Finding> {
@@ -33,7 +37,10 @@ fn findings() -> Result<Vec<Finding>, FirewallError> {
     let version = nft.print(&["--version"])?;
     let mut findings = vec![Finding::good(format!("the host firewall is {}", version.trim()))];
     findings.push(if Kernel::new().has_table()? {
-        Finding::good(format!("the kernel holds the table inet {TABLE}"))
+        Finding::good(format!(
+            "the kernel holds the table inet {TABLE}: it looks at what is dialled at an address of this host, and at what is \
+             delivered on this host; connections that pass through, to pods for instance, are not looked at"
+        ))
     } else {
         Finding::error(
             format!("the kernel does not hold the table inet {TABLE}: no port is protected"),
@@ -42,6 +49,13 @@ fn findings() -> Result<Vec<Finding>, FirewallError> {
     });
     let listed = nft.print(&["--json", "list", "ruleset"])?;
     let ruleset = parse(&listed).ok_or(FirewallError::Answer { what: "ruleset in nft's JSON" })?;
+    findings.extend(untracking(&listed).map(|chain| {
+        Finding::warning(
+            format!("a rule in the chain {chain} keeps connections from being tracked (notrack)"),
+            "leave the protected ports out of it: a session that the kernel does not track is cut when its window ends",
+        )
+    }));
+    findings.extend(tracked().and_then(crowded));
     findings.extend(dropping(&ruleset).map(|chain| {
         Finding::warning(
             format!("{} comes after Postern's and may drop what a window lets in", describe(chain)),
@@ -61,6 +75,45 @@ struct Listing {
 fn parse(listed: &str) -> Option<Vec<NfListObject<'static>>> {
     let listing: Listing = serde_json::from_str(listed).ok()?;
     Some(listing.nftables.into_iter().filter_map(|object| serde_json::from_value(object).ok()).collect())
+}
+
+/// Returns the chains with rules that keep connections from being tracked, each once.
+fn untracking(listed: &str) -> impl Iterator<Item = String> + use<> {
+    let listing = serde_json::from_str::<Listing>(listed).map(|listing| listing.nftables);
+    let rules = listing.unwrap_or_default().into_iter().filter_map(|mut object| {
+        let rule = object.get_mut("rule")?.take();
+        rule["expr"].as_array()?.iter().any(is_notrack).then(|| {
+            let part = |name: &str| rule[name].as_str().unwrap_or_default().to_owned();
+            format!("{} {} {}", part("family"), part("table"), part("chain"))
+        })
+    });
+    rules.collect::<BTreeSet<_>>().into_iter()
+}
+
+/// Reports whether an expression is `notrack`, or iptables' target for it, whose options nft does not show.
+fn is_notrack(expression: &Value) -> bool {
+    let target = expression["xt"]["name"].as_str();
+    expression.get("notrack").is_some() || matches!(target, Some("CT" | "NOTRACK"))
+}
+
+/// Returns the number of connections that the kernel tracks, and the most that it can track; `None` if it does not say.
+fn tracked() -> Option<(u64, u64)> {
+    let read = |name: &str| {
+        let text = std::fs::read_to_string(format!("/proc/sys/net/netfilter/nf_conntrack_{name}"));
+        text.ok()?.trim().parse().ok()
+    };
+    Some((read("count")?, read("max")?))
+}
+
+/// Judges the room that the kernel has to track connections: past its limit it drops new ones, or lets them pass untracked.
+fn crowded((count, most): (u64, u64)) -> Option<Finding> {
+    // No limit is 0.
+    (most > 0 && count.saturating_mul(100) >= most.saturating_mul(CROWDED_PERCENT)).then(|| {
+        Finding::warning(
+            format!("the kernel tracks {count} connections, of {most} at most"),
+            "raise net.netfilter.nf_conntrack_max: a session that the kernel cannot track is cut when its window ends",
+        )
+    })
 }
 
 /// Returns the base chains of other tables, after Postern's, that may drop something.
@@ -97,6 +150,32 @@ fn describe(chain: &Chain<'_>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rules_that_keep_connections_from_being_tracked_are_named() {
+        let rule = |chain: &str, expression: &str| {
+            format!(
+                r#"{{"rule": {{"family": "inet", "table": "t", "chain": "{chain}", "handle": 2, "expr": [{{"counter": null}}, {expression}]}}}}"#
+            )
+        };
+        let objects = [
+            rule("a", r#"{"notrack": null}"#),
+            rule("a", r#"{"notrack": null}"#),
+            rule("b", r#"{"drop": null}"#),
+            rule("c", r#"{"xt": {"type": "target", "name": "CT"}}"#),
+            rule("d", r#"{"xt": {"type": "target", "name": "LOG"}}"#),
+        ];
+        let listed = format!(r#"{{"nftables": [{}]}}"#, objects.join(", "));
+        assert_eq!(untracking(&listed).collect::<Vec<_>>(), ["inet t a", "inet t c"]);
+        assert_eq!(untracking("no JSON").count(), 0);
+    }
+
+    #[test]
+    fn a_kernel_that_can_soon_track_no_more_connections_is_named() {
+        assert_eq!(crowded((79, 100)), None);
+        assert!(crowded((80, 100)).is_some_and(|finding| finding.what.contains("80 connections, of 100")));
+        assert_eq!(crowded((80, 0)), None, "no limit");
+    }
 
     #[test]
     fn chains_of_others_that_may_drop_after_posterns_are_named() {

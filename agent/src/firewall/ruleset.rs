@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
-use postern_core::{Mode, ProtectedPort, Protocol};
+use postern_core::{Mode, ProtectedPort};
 
 use super::elements::{Delta, Element, Elements, WindowSet};
 use super::established::{ESTABLISHED_SETS, EstablishedConnection};
@@ -74,10 +74,9 @@ fn write_table(
     let [four, six] = ESTABLISHED_SETS;
     write_established(text, four, "ipv4_addr", established.iter().filter(|c| c.peer.is_ipv4()))?;
     write_established(text, six, "ipv6_addr", established.iter().filter(|c| c.peer.is_ipv6()))?;
-    write_input(text, &layout.ports)?;
-    write_forward(text, &layout.ports)?;
+    write_dialled(text, &layout.ports)?;
+    write_input(text, layout)?;
     write_gate(text, layout.mode)?;
-    write_translated_gate(text, layout.mode)?;
     writeln!(text, "}}")
 }
 
@@ -108,42 +107,40 @@ fn write_established<'a>(
     writeln!(text, "\t}}")
 }
 
-/// Writes the chain of packets to this host. Connections of the host to itself pass: their maker is on the host already.
-fn write_input(text: &mut String, ports: &BTreeSet<ProtectedPort>) -> std::fmt::Result {
+/// Writes the chain of what was dialled at an address of this host, before the kernel translates destinations: so a port that a
+/// container publishes counts, and a connection that only passes through does not, whatever it is translated to. The second rule
+/// knows the addresses of interfaces in a VRF, which are in a routing table of their own.
+fn write_dialled(text: &mut String, ports: &BTreeSet<ProtectedPort>) -> std::fmt::Result {
+    writeln!(text, "\tchain dialled {{")?;
+    writeln!(text, "\t\ttype filter hook prerouting priority dstnat - 10; policy accept;")?;
+    writeln!(text, "\t\tiif lo return")?;
+    if !ports.is_empty() {
+        let ports = port_set(ports);
+        writeln!(text, "\t\tmeta l4proto . th dport {ports} fib daddr type local goto gate")?;
+        writeln!(text, "\t\tmeta l4proto . th dport {ports} fib daddr . iif type local goto gate")?;
+    }
+    writeln!(text, "\t}}")
+}
+
+/// Writes the chain of packets that are delivered on this host, by the port that they come to: a connection may have been dialled at
+/// another port, or elsewhere. Connections of the host to itself pass: their maker is on the host already.
+fn write_input(text: &mut String, layout: &Layout) -> std::fmt::Result {
     writeln!(text, "\tchain input {{")?;
     writeln!(text, "\t\ttype filter hook input priority filter - 10; policy accept;")?;
     writeln!(text, "\t\tiif lo return")?;
-    if !ports.is_empty() {
-        let ports: Vec<_> = ports.iter().map(|port| format!("{} . {}", port.protocol, port.port)).collect();
-        writeln!(text, "\t\tmeta l4proto . th dport {{ {} }} goto gate", ports.join(", "))?;
-    }
-    write_translated(text, ports)?;
-    writeln!(text, "\t}}")
-}
-
-/// Writes the chain of packets that the host forwards, to containers for instance.
-fn write_forward(text: &mut String, ports: &BTreeSet<ProtectedPort>) -> std::fmt::Result {
-    writeln!(text, "\tchain forward {{")?;
-    writeln!(text, "\t\ttype filter hook forward priority filter - 10; policy accept;")?;
-    write_translated(text, ports)?;
-    writeln!(text, "\t}}")
-}
-
-/// Writes rules for connections whose destination was translated before they are filtered: ports that containers publish,
-/// and ports that are redirected on the host. The dialled port is in the connection's original tuple.
-fn write_translated(text: &mut String, ports: &BTreeSet<ProtectedPort>) -> std::fmt::Result {
-    for protocol in [Protocol::Tcp, Protocol::Udp] {
-        let ports: Vec<_> =
-            ports.iter().filter(|p| p.protocol == protocol).map(|p| p.port.to_string()).collect();
-        if !ports.is_empty() {
-            let ports = ports.join(", ");
-            writeln!(
-                text,
-                "\t\tct status dnat meta l4proto {protocol} ct original proto-dst {{ {ports} }} goto translated"
-            )?;
+    if !layout.ports.is_empty() {
+        if layout.mode == Mode::Monitor {
+            // The chain `dialled` has counted these. In enforce mode both chains judge a packet, so that neither needs the other.
+            writeln!(text, "\t\tfib daddr type local ct status ! dnat return")?;
         }
+        writeln!(text, "\t\tmeta l4proto . th dport {} goto gate", port_set(&layout.ports))?;
     }
-    Ok(())
+    writeln!(text, "\t}}")
+}
+
+fn port_set(ports: &BTreeSet<ProtectedPort>) -> String {
+    let ports: Vec<_> = ports.iter().map(|port| format!("{} . {}", port.protocol, port.port)).collect();
+    format!("{{ {} }}", ports.join(", "))
 }
 
 fn write_gate(text: &mut String, mode: Mode) -> std::fmt::Result {
@@ -153,23 +150,6 @@ fn write_gate(text: &mut String, mode: Mode) -> std::fmt::Result {
     writeln!(text, "\t\ttcp flags & syn == 0 ip6 saddr . tcp sport . tcp dport @established6 accept")?;
     for set in WindowSet::ALL {
         writeln!(text, "\t\t{} saddr . meta l4proto . th dport @{} accept", family(set), set.name())?;
-    }
-    write_verdict(text, mode)
-}
-
-fn write_translated_gate(text: &mut String, mode: Mode) -> std::fmt::Result {
-    writeln!(text, "\tchain translated {{")?;
-    writeln!(text, "\t\tct state established,related accept")?;
-    for set in WindowSet::ALL {
-        for protocol in [Protocol::Tcp, Protocol::Udp] {
-            // nft knows the type of the original port only where the rule says the protocol first.
-            writeln!(
-                text,
-                "\t\tmeta l4proto {protocol} {} saddr . meta l4proto . ct original proto-dst @{} accept",
-                family(set),
-                set.name()
-            )?;
-        }
     }
     write_verdict(text, mode)
 }
@@ -226,7 +206,7 @@ mod tests {
         let at = |part: &str| text.find(part).unwrap_or_else(|| panic!("{part} in\n{text}"));
         assert!(at("delete table inet postern") < at("table inet postern {"));
         assert!(
-            at("meta l4proto . th dport { tcp . 22, udp . 161 } goto gate")
+            at("meta l4proto . th dport { tcp . 22, udp . 161 } fib daddr type local goto gate")
                 < at("ct state established,related")
         );
         assert!(at("ct state established,related accept") < at("@hosts4 accept"));

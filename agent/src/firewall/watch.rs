@@ -9,6 +9,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::net;
 use std::path::Path;
 
@@ -51,13 +52,16 @@ pub struct TableChange {
 impl TableWatch {
     /// Starts to listen.
     ///
+    /// In a user namespace, as unprivileged containers have, only the system's own limit bounds the buffer. If messages are lost there,
+    /// [`Self::changed`] reports a change all the same.
+    ///
     /// # Errors
     /// The kernel refused: the watch needs CAP_NET_ADMIN.
     pub fn start() -> io::Result<Self> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let netfilter = Some(netlink::NETFILTER);
         let socket = rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, netfilter)?;
-        sockopt::set_socket_recv_buffer_size_force(&socket, RECEIVE_BUFFER_BYTES)?;
+        set_receive_buffer(&socket)?;
         rustix::net::bind(&socket, &SocketAddrNetlink::new(0, NFNLGRP_NFTABLES))?;
         Ok(Self {
             socket: UnixDatagram::from_std(net::UnixDatagram::from(socket))?,
@@ -98,6 +102,24 @@ impl TableWatch {
             Ok(length)
         };
         socket.async_io(Interest::READABLE, receive).await
+    }
+}
+
+/// Makes the receive buffer large. To pass the system's limit takes CAP_NET_ADMIN in the initial user namespace.
+fn set_receive_buffer(socket: &OwnedFd) -> io::Result<()> {
+    match sockopt::set_socket_recv_buffer_size_force(socket, RECEIVE_BUFFER_BYTES) {
+        Err(Errno::PERM) => {
+            sockopt::set_socket_recv_buffer_size(socket, RECEIVE_BUFFER_BYTES)?;
+            let bytes = sockopt::socket_recv_buffer_size(socket)? / 2;
+            tracing::warn!(
+                event = "watch.small_buffer",
+                bytes,
+                "this agent runs in a user namespace, so the kernel limits the buffer for changes of the host firewall; the agent reads \
+                 the whole table again when changes are lost. To avoid that, raise net.core.rmem_max on the machine that runs the container"
+            );
+            Ok(())
+        }
+        outcome => Ok(outcome?),
     }
 }
 

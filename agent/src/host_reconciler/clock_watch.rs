@@ -7,6 +7,10 @@
 //! - `CLOCK_MONOTONIC` stands still in a suspend. The difference of the two is the time that the machine was suspended.
 //! - The kernel's set timeouts stand still in a suspend as well. After one, each window in the kernel would end late by
 //!   that time (I2), so the reconciler must set every timeout again.
+//! - None of these counts while a hypervisor pauses the machine, or before a snapshot of it is restored. Afterwards the wall clock is
+//!   set forward, by the host or by NTP, and that step is all that shows the pause. So a step forward shortens every window by as
+//!   much, unless a broker sends the true ends at once; a step backward changes nothing, and nothing is ever lengthened. A machine whose wall clock is never set after a pause
+//!   cannot know of it before it reaches the broker ([`crate::broker_clock`]).
 //! - The wall clock may step. The ledger stores each end on it, for the time after a reboot (see [`crate::ledger`]), so a
 //!   step makes the ledger wrong, and the reconciler must write it again.
 //!
@@ -40,13 +44,22 @@ const TABLE_CHECK_INTERVAL: Duration = Duration::from_secs(60);
 pub(super) struct ClockWatch {
     suspended: Duration,
     wall_offset: SignedDuration,
+    /// The offset of the wall clock by which the ends of windows are right.
+    judged_offset: SignedDuration,
     written: BootTime,
     applied: BootTime,
 }
 
 impl ClockWatch {
     pub(super) fn new(now: &Moment, suspended: Duration) -> Self {
-        Self { suspended, wall_offset: wall_offset(now), written: now.boottime, applied: now.boottime }
+        let offset = wall_offset(now);
+        Self {
+            suspended,
+            wall_offset: offset,
+            judged_offset: offset,
+            written: now.boottime,
+            applied: now.boottime,
+        }
     }
 
     /// Reports whether the machine was suspended since the last call: the kernel's timeouts stood still meanwhile.
@@ -56,6 +69,17 @@ impl ClockWatch {
             self.suspended = suspended;
         }
         was_suspended
+    }
+
+    /// Returns the time by which the wall clock went forward since the last call, other than by counting, if that is more than a
+    /// second. Smaller steps add up.
+    pub(super) fn stepped_forward(&mut self, now: &Moment) -> Option<Duration> {
+        let offset = wall_offset(now);
+        let step = offset - self.judged_offset;
+        if step > MIN_CLOCK_STEP || step.is_negative() {
+            self.judged_offset = offset;
+        }
+        Duration::try_from(step).ok().filter(|_| step > MIN_CLOCK_STEP)
     }
 
     /// Reports whether the next check of the table is due.

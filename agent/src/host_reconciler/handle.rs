@@ -90,6 +90,7 @@ pub fn serve<H: HostLayer>(
                 let _ = reply.send(reconciler.repair(&now));
             }
             ReconcilerCommand::Tick { reply } => {
+                reconciler.set_connected(status_file.is_connected());
                 let _ = reply.send(reconciler.tick(&now, suspended(now.boottime)));
             }
         }

@@ -511,3 +511,69 @@ fn i1_a_store_that_went_back_takes_no_port_off_and_an_enrolment_starts_from_the_
     reconciler.accept(bare(1, 1, &[]), &at(8)).unwrap();
     assert_eq!(host.holds(), ports(&[], 0));
 }
+
+/// Returns the moment at which so many seconds have passed on the boot's clock, and more on the wall clock.
+fn stepped(seconds: u64, step: i64) -> Moment {
+    let now = at(seconds);
+    Moment { wall: now.wall + jiff::SignedDuration::from_secs(step), ..now }
+}
+
+fn deadlines(reconciler: &HostReconciler<FakeHost>) -> Vec<BootTime> {
+    reconciler.accepted().unwrap().windows.iter().map(|window| window.deadline).collect()
+}
+
+#[test]
+fn i2_a_step_of_the_wall_clock_forward_shortens_windows_without_a_broker_and_nothing_lengthens_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let (host, config) = (FakeHost::default(), config(dir.path(), &[]));
+    let mut reconciler = start(&host, &config, &at(1));
+    reconciler.accept(desired(1, &[100, 600]), &at(1)).unwrap();
+    // Back, which is no pause, and forward to where it was: that may be one.
+    reconciler.tick(&stepped(2, -50), Duration::ZERO);
+    assert_eq!(deadlines(&reconciler), [at(100).boottime, at(600).boottime]);
+    reconciler.tick(&stepped(3, 0), Duration::ZERO);
+    assert_eq!(deadlines(&reconciler), [at(50).boottime, at(550).boottime]);
+    // The machine was paused for 60 s, and then told the time: the first window is over.
+    let outcome = reconciler.tick(&stepped(4, 60), Duration::ZERO);
+    assert!(outcome.in_sync && !outcome.asks_broker, "there is no broker to ask");
+    assert_eq!(deadlines(&reconciler), [at(490).boottime]);
+    assert_eq!(host.holds(), ports(&["tcp/9"], 1));
+    // A restart goes on from there, and steps that are as small as an adjustment add up.
+    let mut reconciler = start(&host, &config, &stepped(5, 60));
+    assert_eq!(deadlines(&reconciler), [at(490).boottime]);
+    reconciler
+        .tick(&Moment { wall: stepped(6, 60).wall + Duration::from_millis(900), ..at(6) }, Duration::ZERO);
+    assert_eq!(deadlines(&reconciler), [at(490).boottime]);
+    reconciler.tick(&stepped(7, 62), Duration::ZERO);
+    assert_eq!(deadlines(&reconciler), [at(488).boottime]);
+}
+
+#[test]
+fn i2_a_step_while_no_agent_ran_shortens_windows() {
+    let dir = tempfile::tempdir().unwrap();
+    let (host, config) = (FakeHost::default(), config(dir.path(), &[]));
+    start(&host, &config, &at(1)).accept(desired(1, &[100, 600]), &at(1)).unwrap();
+    assert_eq!(deadlines(&start(&host, &config, &stepped(11, 300))), [at(300).boottime]);
+}
+
+#[test]
+fn a_step_of_the_wall_clock_cuts_nothing_while_a_broker_sends_the_true_ends() {
+    let dir = tempfile::tempdir().unwrap();
+    let (host, config) = (FakeHost::default(), config(dir.path(), &[]));
+    let mut reconciler = start(&host, &config, &at(1));
+    reconciler.accept(desired(1, &[100]), &at(1)).unwrap();
+    reconciler.set_connected(true);
+    assert!(reconciler.tick(&stepped(2, 3600), Duration::ZERO).asks_broker);
+    assert!(!reconciler.tick(&stepped(3, 3600), Duration::ZERO).asks_broker, "once");
+    reconciler.begin_session(&stepped(4, 3600));
+    reconciler.accept(desired(1, &[99]), &stepped(4, 3600)).unwrap();
+    reconciler.tick(&stepped(9, 3600), Duration::ZERO);
+    assert_eq!(deadlines(&reconciler), [at(99).boottime]);
+
+    // A broker that is silent has its time, and no more; a state of the old session does not count.
+    assert!(reconciler.tick(&stepped(10, 3650), Duration::ZERO).asks_broker);
+    reconciler.accept(desired(1, &[99]), &stepped(11, 3650)).unwrap();
+    assert_eq!(deadlines(&reconciler), [at(99).boottime]);
+    reconciler.tick(&stepped(13, 3650), Duration::ZERO);
+    assert_eq!(deadlines(&reconciler), [at(49).boottime]);
+}

@@ -52,10 +52,12 @@ fn left(now: &Moment) -> Option<u64> {
 }
 
 #[test]
-fn within_one_boot_the_wall_clock_does_not_count() {
+fn i2_within_one_boot_the_wall_clock_counts_only_if_it_went_forward() {
     assert_eq!(left(&moment("a", 1100, 0)), Some(500));
     assert_eq!(left(&moment("a", 1100, -3600)), Some(500));
-    assert_eq!(left(&moment("a", 1100, 3600)), Some(500));
+    assert_eq!(left(&moment("a", 1100, 101)), Some(500), "an adjustment");
+    assert_eq!(left(&moment("a", 1100, 200)), Some(400), "the machine was paused for 100 s");
+    assert_eq!(left(&moment("a", 1100, 3600)), None);
     assert_eq!(left(&moment("a", 1600, 0)), None, "its end has come");
 }
 

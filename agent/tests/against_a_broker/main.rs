@@ -3,6 +3,8 @@
 #![allow(clippy::disallowed_methods, reason = "tests start what they need, and wait by tokio's clock")]
 
 #[cfg(test)]
+mod clocks;
+#[cfg(test)]
 mod memory_host;
 #[cfg(test)]
 mod sessions;

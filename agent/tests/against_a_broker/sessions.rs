@@ -30,19 +30,19 @@ use postern_runtime::tasks::Tasks;
 use postern_testkit::{AgentSession, FakeBroker, TARGET};
 use tokio::sync::Notify;
 
-const HOUR: Duration = Duration::from_secs(3600);
+pub(crate) const HOUR: Duration = Duration::from_secs(3600);
 
 fn target() -> TargetId {
     TARGET.parse().unwrap()
 }
 
 /// Issues an identity of the target's agent, valid for this long.
-fn issue(broker: &FakeBroker, lifetime: Duration) -> Credentials {
+pub(crate) fn issue(broker: &FakeBroker, lifetime: Duration) -> Credentials {
     broker.issue_agent(&target(), lifetime)
 }
 
-/// Sends a state as the answer to the hello, received just now: this generation, tcp/22, and a window with this many seconds left.
-fn send_state(session: &AgentSession, generation: u64, remaining: i64) {
+/// Returns a state: this generation, tcp/22, and a window with this many seconds left.
+pub(crate) fn state(generation: u64, remaining: i64) -> v1::DesiredState {
     let port = v1::ProtectedPort { protocol: v1::Protocol::Tcp.into(), number: 22 };
     let window = v1::HostWindow {
         grant_id: "01arz3ndektsv4rrffq69g5fav".into(),
@@ -50,27 +50,34 @@ fn send_state(session: &AgentSession, generation: u64, remaining: i64) {
         source: "192.0.2.7/32".into(),
         remaining: Some(prost_types::Duration { seconds: remaining, nanos: 0 }),
     };
-    let desired = v1::DesiredState {
+    v1::DesiredState {
         keep_protection: false,
         policy_generation: 0,
         generation,
         mode: v1::Mode::Enforce.into(),
         ports: vec![port],
         windows: vec![window],
-    };
-    session.send(session.hello_at, ToAgent::Desired(desired));
+    }
+}
+
+/// Sends a state as the answer to the hello, received just now.
+fn send_state(session: &AgentSession, generation: u64, remaining: i64) {
+    session.send(session.hello_at, ToAgent::Desired(state(generation, remaining)));
 }
 
 /// An agent in this process, with everything but the firewall.
-struct Agent {
-    host: MemoryHost,
+pub(crate) struct Agent {
+    pub(crate) host: MemoryHost,
     reporter: Reporter,
-    current: Arc<renew::CurrentIdentity>,
+    pub(crate) current: Arc<renew::CurrentIdentity>,
+    pub(crate) status_file: Arc<StatusFile>,
+    pub(crate) ended: Arc<renew::EndedKey>,
+    pub(crate) ask_again: Arc<Notify>,
     _tasks: Tasks,
     dir: tempfile::TempDir,
 }
 
-fn agent(broker: &FakeBroker, identity: Option<Credentials>) -> Agent {
+pub(crate) fn agent(broker: &FakeBroker, identity: Option<Credentials>) -> Agent {
     let dir = tempfile::tempdir().unwrap();
     let config = AgentConfig {
         broker: broker.url().to_owned(),
@@ -92,6 +99,8 @@ fn agent(broker: &FakeBroker, identity: Option<Credentials>) -> Agent {
     let (reporter, reports) = reports::channel();
     let checkpoints = CheckpointKeeper::in_dir(dir.path(), reporter.clone());
     let status_file = Arc::new(StatusFile::default());
+    let published = Arc::clone(&status_file);
+    let (ended, ask_again) = (Arc::new(never_ended()), Arc::new(Notify::new()));
     let current = Arc::new(renew::CurrentIdentity::new(identity.map(Arc::new)));
     let connection = BrokerConnection {
         broker: config.broker.clone(),
@@ -102,6 +111,8 @@ fn agent(broker: &FakeBroker, identity: Option<Credentials>) -> Agent {
         status_file: Arc::clone(&status_file),
         limits: config.limits,
         renewal: Arc::default(),
+        ended: Arc::clone(&ended),
+        ask_again: Arc::clone(&ask_again),
     };
     let mut tasks = Tasks::default();
     tasks
@@ -111,7 +122,18 @@ fn agent(broker: &FakeBroker, identity: Option<Credentials>) -> Agent {
         connection.keep().await;
         Ok(())
     });
-    Agent { host, reporter, current, _tasks: tasks, dir }
+    Agent { host, reporter, current, status_file: published, ended, ask_again, _tasks: tasks, dir }
+}
+
+/// The signal of a broker that refuses no certificate.
+pub(crate) fn never_ended() -> renew::EndedKey {
+    renew::EndedKey::new(None)
+}
+
+/// Issues an identity whose renewal is due: granted for a time of which all but this has passed.
+fn issue_due(broker: &FakeBroker, left: Duration) -> Credentials {
+    let granted = 10 * left;
+    broker.issue(&SpiffeId::Agent(target()), granted, clock::wall() - (granted - left))
 }
 
 #[tokio::test]
@@ -220,12 +242,11 @@ async fn a_renewed_certificate_replaces_the_session_without_a_gap() {
     let agent = agent(&broker, None);
     let dir = tempfile::tempdir().unwrap();
     let identity = dir.path().join("identity");
-    // Backdated by a minute and nearly ended, so the renewal is due.
-    issue(&broker, Duration::from_secs(30)).save(&identity).unwrap();
+    issue_due(&broker, Duration::from_secs(30)).save(&identity).unwrap();
     let (address, current) = (broker.url().to_owned(), Arc::clone(&agent.current));
     let mut renewal = Tasks::default();
     renewal.spawn("certificate", async move {
-        renew::keep_renewed(&address, &identity, &current, &Notify::new()).await;
+        renew::keep_renewed(&address, &identity, &current, &never_ended(), &Notify::new()).await;
         Ok(())
     });
     let mut first = broker.session().await;
@@ -270,7 +291,7 @@ async fn i7_a_wrong_answer_to_a_renewal_is_refused_and_the_old_identity_stays() 
             own(|authority, csr| {
                 let id = SpiffeId::Agent("host:other".parse().unwrap());
                 let certificates = authority.issue(csr, &id, HOUR, clock::wall()).unwrap().chain;
-                v1::RenewResponse { certificates, roots: authority.roots() }
+                v1::RenewResponse { certificates, roots: authority.roots(), wall_clock: None }
             }),
         ),
         (
@@ -279,7 +300,7 @@ async fn i7_a_wrong_answer_to_a_renewal_is_refused_and_the_old_identity_stays() 
                 let id = SpiffeId::Agent(target());
                 let at = clock::wall() - Duration::from_secs(40);
                 let certificates = authority.issue(csr, &id, Duration::from_secs(10), at).unwrap().chain;
-                v1::RenewResponse { certificates, roots: authority.roots() }
+                v1::RenewResponse { certificates, roots: authority.roots(), wall_clock: None }
             }),
         ),
         (
@@ -287,6 +308,7 @@ async fn i7_a_wrong_answer_to_a_renewal_is_refused_and_the_old_identity_stays() 
             Box::new(move |csr| v1::RenewResponse {
                 certificates: sign(&other, csr, agent(), HOUR),
                 roots: other.roots(),
+                wall_clock: None,
             }),
         ),
         (
@@ -297,6 +319,7 @@ async fn i7_a_wrong_answer_to_a_renewal_is_refused_and_the_old_identity_stays() 
                     .unwrap()
                     .chain,
                 roots: foreign.roots(),
+                wall_clock: None,
             }),
         ),
         (
@@ -307,6 +330,7 @@ async fn i7_a_wrong_answer_to_a_renewal_is_refused_and_the_old_identity_stays() 
                     .unwrap()
                     .chain,
                 roots: own_roots.clone(),
+                wall_clock: None,
             }),
         ),
         (
@@ -314,7 +338,7 @@ async fn i7_a_wrong_answer_to_a_renewal_is_refused_and_the_old_identity_stays() 
             own(|authority, csr| {
                 let id = SpiffeId::Agent(target());
                 let certificates = authority.issue(csr, &id, HOUR, clock::wall()).unwrap().chain;
-                v1::RenewResponse { certificates, roots: an_authority("postern").0.roots() }
+                v1::RenewResponse { certificates, roots: an_authority("postern").0.roots(), wall_clock: None }
             }),
         ),
     ];
@@ -327,14 +351,14 @@ async fn i7_a_wrong_answer_to_a_renewal_is_refused_and_the_old_identity_stays() 
     // The agent goes on with what it has.
     let dir = tempfile::tempdir().unwrap();
     let identity = dir.path().join("identity");
-    let due = issue(&broker, Duration::from_secs(30));
+    let due = issue_due(&broker, Duration::from_secs(30));
     due.save(&identity).unwrap();
     let current = Arc::new(renew::CurrentIdentity::new(None));
     let before = broker.renewals();
     let (address, kept, place) = (broker.url().to_owned(), Arc::clone(&current), identity.clone());
     let mut renewal = Tasks::default();
     renewal.spawn("certificate", async move {
-        renew::keep_renewed(&address, &place, &kept, &Notify::new()).await;
+        renew::keep_renewed(&address, &place, &kept, &never_ended(), &Notify::new()).await;
         Ok(())
     });
     let asked = async {
@@ -353,7 +377,7 @@ async fn i8_a_renewed_identity_that_cannot_be_written_is_not_used_while_the_old_
     let broker = FakeBroker::start().await;
     let dir = tempfile::tempdir().unwrap();
     let identity = dir.path().join("identity");
-    let due = issue(&broker, Duration::from_secs(60));
+    let due = issue_due(&broker, Duration::from_secs(60));
     due.save(&identity).unwrap();
     // A directory in the place of the temporary file: the key cannot be replaced.
     std::fs::create_dir(identity.join("key.tmp")).unwrap();
@@ -361,7 +385,7 @@ async fn i8_a_renewed_identity_that_cannot_be_written_is_not_used_while_the_old_
     let (address, kept, place) = (broker.url().to_owned(), Arc::clone(&current), identity.clone());
     let mut renewal = Tasks::default();
     renewal.spawn("certificate", async move {
-        renew::keep_renewed(&address, &place, &kept, &Notify::new()).await;
+        renew::keep_renewed(&address, &place, &kept, &never_ended(), &Notify::new()).await;
         Ok(())
     });
     let repeated = async {
@@ -409,7 +433,7 @@ async fn i8_an_enrolment_that_was_cut_off_leaves_an_identity_or_none() {
     let (address, kept, place) = (broker.url().to_owned(), Arc::clone(&current), identity.clone());
     let mut renewal = Tasks::default();
     renewal.spawn("certificate", async move {
-        renew::keep_renewed(&address, &place, &kept, &tokio::sync::Notify::new()).await;
+        renew::keep_renewed(&address, &place, &kept, &never_ended(), &Notify::new()).await;
         Ok(())
     });
     let taken_up = current.subscribe().wait_for(Option::is_some).await.map(drop);

@@ -70,3 +70,27 @@ fn i8_a_change_gets_through_while_others_keep_changing_their_tables() {
     busy.wait().unwrap();
     assert_eq!(layer.damage(), None);
 }
+
+#[test]
+fn doctor_finds_rules_that_keep_connections_from_being_tracked() {
+    let net = a_net();
+    Layer::new().ensure(&net.vm, &closed()).unwrap();
+    let found = || -> Vec<String> {
+        let findings = net.vm.netns().run(async { postern_agent::firewall::diagnose() });
+        findings
+            .into_iter()
+            .filter(|finding| finding.what.contains("notrack"))
+            .map(|finding| finding.what)
+            .collect()
+    };
+    assert!(found().is_empty());
+    for command in [
+        "add table inet fast",
+        "add chain inet fast pre { type filter hook prerouting priority raw; }",
+        "add rule inet fast pre tcp dport 22 notrack",
+    ] {
+        net.vm.must("nft", &[command]);
+    }
+    let found = found();
+    assert!(found.len() == 1 && found[0].contains("inet fast pre"), "{found:?}");
+}

@@ -3,6 +3,7 @@
 //! I4 begins here: a request is answered only after its grant, its idempotency key and its audit line are durable, and no
 //! other part of the broker learns of it earlier.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use std::time::Duration;
 use futures_util::future::try_join_all;
 use jiff::Timestamp;
 use postern_core::audit::AuditEvent;
-use postern_core::policy::{Opening, Requester, authorize};
+use postern_core::policy::{Authorized, Denial, Opening, PolicyLimit, Requester, authorize};
 use postern_core::text::Justification;
 use postern_core::{
     AccessRequest, CloseReason, Event, Grant, GrantId, GrantState, Invalid, Name, Policy, PrincipalKey, Role,
@@ -45,6 +46,9 @@ pub struct KeyedRequest {
     pub request: AccessRequest,
     /// The key, unique among the requests of one principal. A repeated key is answered with the grant that it made.
     pub idempotency_key: Option<String>,
+    /// True if the request named no source, so that its sources are the caller's own addresses: one that the policies do not allow is
+    /// left out if another is allowed.
+    pub is_from_caller: bool,
 }
 
 /// The grants that a caller asks to see.
@@ -100,7 +104,7 @@ pub async fn request(app: &App, caller: &Caller, asked: KeyedRequest) -> Result<
         if attempts > 1 {
             app.revocations.read(&app.store).await?;
         }
-        let decided = match decide(app, caller, &asked.request, &entered).await? {
+        let decided = match decide(app, caller, &asked, &entered).await? {
             Ok(decided) => decided,
             Err(denied) => return refuse(app, caller, &asked, *denied).await,
         };
@@ -217,9 +221,10 @@ struct Decided {
 async fn decide(
     app: &App,
     caller: &Caller,
-    request: &AccessRequest,
+    asked: &KeyedRequest,
     entered: &Entered<'_>,
 ) -> Result<Result<Decided, Box<Denied>>, Error> {
+    let request = &asked.request;
     // Before the check: a revocation that comes between the two fits no more.
     let revocation = app.revocations.as_known(caller.principal.key());
     if app.revocations.cover(caller.principal.key(), &caller.issuance) {
@@ -230,9 +235,14 @@ async fn decide(
     let policies: Vec<&Policy> = versioned.iter().map(|policy| &policy.record).collect();
     let now = app.clock.now();
     let held = held(app, caller, request, &policies, &earlier).await?;
-    let requester = Requester { principal: &caller.principal, address: caller.address, held: &held };
-    let authorized = match authorize(request, requester, &policies) {
-        Ok(authorized) => authorized,
+    let requester = Requester {
+        principal: &caller.principal,
+        address: caller.address,
+        other_address: caller.other_address,
+        held: &held,
+    };
+    let (request, authorized) = match authorize_sources(asked, requester, &policies) {
+        Ok(allowed) => allowed,
         Err(denial) => {
             let event = denied_event(caller, request, denial.limit.reason(), &denial, now);
             // A requester does not learn whether a target that it may not ask for is under a policy (I7).
@@ -246,11 +256,11 @@ async fn decide(
     let undriven = |window: &&Window| window.layers.cloud() && !app.cloud.drives(&window.target);
     if let Some(window) = authorized.windows.iter().find(undriven) {
         let reason = format!("this broker drives no cloud for {}; configure its provider", window.target);
-        let event = denied_event(caller, request, "CLOUD_NOT_DRIVEN", &reason, now);
+        let event = denied_event(caller, &request, "CLOUD_NOT_DRIVEN", &reason, now);
         return Ok(Err(Box::new(Denied { event, error: Error::Precondition { reason } })));
     }
     let id = GrantId::from_parts(now, rand::random());
-    let grant = Grant::new(id, caller.principal.clone(), request, authorized, now);
+    let grant = Grant::new(id, caller.principal.clone(), &request, authorized, now);
     // A policy that allows no window of the request may still bound the grants on its targets.
     let judging = versioned.iter().filter(|policy| {
         let policy = &policy.record;
@@ -259,7 +269,7 @@ async fn decide(
     let (judging, versions): (Vec<&Policy>, Vec<(Name, Version)>) =
         judging.map(|policy| (&policy.record, (policy.record.name.clone(), policy.version))).unzip();
     if let Err(exceeded) = quotas::judge(app, &grant, &judging, &earlier).await? {
-        return Ok(Err(Box::new(Denied::by_quota(caller, request, exceeded, now))));
+        return Ok(Err(Box::new(Denied::by_quota(caller, &request, exceeded, now))));
     }
     if let Err((target, error)) = ask_clouds(app, caller, &grant.windows).await {
         let CloudError::Refused { reason } = error else {
@@ -273,12 +283,44 @@ async fn decide(
             return Err(Error::Unavailable { reason });
         };
         let reason = format!("{target}: {reason}");
-        let event = denied_event(caller, request, "NOT_ALLOWED_BY_CLOUD", &reason, now);
+        let event = denied_event(caller, &request, "NOT_ALLOWED_BY_CLOUD", &reason, now);
         return Ok(Err(Box::new(Denied { event, error: Error::Forbidden { reason } })));
     }
     let is_slow = is_translated(app, &grant.windows).await?;
     let timeout = if is_slow { Grant::FIREWALL_OPEN_TIMEOUT } else { Grant::OPEN_TIMEOUT };
     Ok(Ok(Decided { grant: grant.opening_within(timeout), policies: versions, revocation }))
+}
+
+/// Authorizes a request whole. One whose sources are the caller's own addresses may go on with the first of them that is allowed, and
+/// on Azure with the one of IPv4: Azure refuses a source of a family in which the VM has no address, and every VM has one of IPv4.
+///
+/// # Errors
+/// As [`authorize`], for the request as it came.
+fn authorize_sources<'a>(
+    asked: &'a KeyedRequest,
+    requester: Requester<'_>,
+    policies: &[&Policy],
+) -> Result<(Cow<'a, AccessRequest>, Authorized), Denial> {
+    let request = &asked.request;
+    let whole = authorize(request, requester, policies);
+    let may_choose = asked.is_from_caller && request.sources().len() > 1;
+    let on_azure = |window: &Window| {
+        window.layers.cloud() && window.target.cloud() == Some(postern_core::target::CloudKind::Azure)
+    };
+    let is_refused_whole = match &whole {
+        Ok(authorized) => authorized.windows.iter().any(on_azure),
+        Err(denial) => denial.limit == PolicyLimit::Source,
+    };
+    if may_choose && is_refused_whole {
+        let four = request.sources().iter().filter(|source| source.is_ipv4());
+        for source in four.chain(request.sources().iter().filter(|source| !source.is_ipv4())) {
+            let single = request.from_source(*source);
+            if let Ok(authorized) = authorize(&single, requester, policies) {
+                return Ok((Cow::Owned(single), authorized));
+            }
+        }
+    }
+    whole.map(|authorized| (Cow::Borrowed(request), authorized))
 }
 
 /// Returns what the caller has open, or will have, on those targets of the request where a policy lets it choose its sources.

@@ -17,6 +17,8 @@ pub struct Caller {
     pub issuance: Issuance,
     /// The address that the broker sees.
     pub address: Option<IpAddr>,
+    /// The address of another family at which this broker has seen the caller a moment ago, if the call proves it.
+    pub other_address: Option<IpAddr>,
     /// The token that proves the caller to a cloud, if the call carries one.
     pub token: Option<CallerToken>,
 }

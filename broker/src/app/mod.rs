@@ -23,6 +23,7 @@ pub mod agents;
 pub mod assess;
 pub mod audit;
 mod caller;
+pub mod caller_address;
 mod clone_attempts;
 pub mod denials;
 mod error;
@@ -86,6 +87,8 @@ pub struct App {
     pub rounds: Arc<Rounds>,
     /// The name and the store of this broker.
     pub about: About,
+    /// The proofs of callers' addresses.
+    pub address_proofs: caller_address::AddressProofs,
     /// The requests that are being decided.
     pub deciding: access::Deciding,
     /// The quotas on grants and requests.

@@ -224,9 +224,12 @@ impl Reconciler {
         };
         if self.cloud.drives(target) {
             let known = known_cloud(target, grants.iter().copied());
-            let in_cloud: Vec<_> =
-                snapshot.policies.iter().filter(|policy| policy.layers.cloud()).cloned().collect();
-            self.cloud.protect(target, protection(target, &in_cloud).ports);
+            // While the policies cannot be read, what they last protected counts.
+            if let Ok(kept) = &snapshot.policies {
+                let in_cloud: Vec<_> =
+                    kept.policies.iter().filter(|policy| policy.layers.cloud()).cloned().collect();
+                self.cloud.protect(target, protection(target, &in_cloud).ports);
+            }
             self.cloud.want(target, desired_cloud(target, grants.iter().copied(), now), known);
         }
         let others = self.publish_status(&held.lease, &snapshot.grants).then(|| later(now, PEER_RECHECK));

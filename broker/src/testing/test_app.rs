@@ -16,6 +16,7 @@ use tempfile::TempDir;
 use tokio::sync::watch;
 
 use crate::app::access::{Deciding, RequestQuotas};
+use crate::app::caller_address::AddressProofs;
 use crate::app::denials::Denials;
 use crate::app::{About, App, Caller, CloneAttempts, StoreKind};
 use crate::authority::Standing;
@@ -64,6 +65,7 @@ impl TestApp {
             readiness: Readiness::default(),
             rounds: Arc::default(),
             about: About { name: "broker-1".into(), store: StoreKind::Embedded },
+            address_proofs: AddressProofs::default(),
             deciding: Deciding::default(),
             denials: Denials::new(&Limits::default()),
             quotas: RequestQuotas::new(quotas),
@@ -126,7 +128,13 @@ impl TestApp {
 /// A caller of this name.
 pub(crate) fn caller(role: Role, who: &str) -> Caller {
     let issuance = Issuance { at: wall(), serial: None };
-    Caller { principal: Principal::local(role, name(who)), issuance, address: None, token: None }
+    Caller {
+        principal: Principal::local(role, name(who)),
+        issuance,
+        address: None,
+        other_address: None,
+        token: None,
+    }
 }
 
 /// Both layers of a broker that drives a fake cloud, with no agent yet.

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::Path;
 
-use postern_core::Invalid;
+use postern_core::{Invalid, SourcePrefix};
 use postern_proto::{CALLER_TOKEN, convert, v1};
 use postern_runtime::error_chain::error_chain;
 use postern_runtime::private_file;
@@ -31,7 +31,12 @@ pub(super) async fn request(
     let (no_wait, timeout) = (asked.no_wait, asked.timeout);
     let key_was_given = asked.idempotency_key.is_some();
     let token = asked.cloud_token.as_deref().map(cloud_token).transpose()?;
-    let answer = send(broker, to_wire(asked), token).await?;
+    let addresses = if asked.sources.is_empty() { broker.caller_addresses().await } else { Vec::new() };
+    let request = v1::RequestAccessRequest { caller_addresses: addresses.clone(), ..to_wire(asked) };
+    let answer = send(broker, request, token).await?;
+    if let Some(grant) = answer.grant.as_ref().filter(|_| !answer.repeated_request) {
+        note_addresses(console, &addresses, grant);
+    }
     let grant = answer.grant.ok_or_else(|| Failure::BadAnswer { what: "it contains no grant".to_owned() })?;
     if answer.repeated_request && key_was_given {
         console.note("this idempotency key was used before; this is the grant that it created");
@@ -50,6 +55,31 @@ pub(super) async fn request(
     outcome
 }
 
+/// Says which of this machine's addresses a grant lets in, if the broker sees it at two.
+fn note_addresses(console: &mut Console, addresses: &[v1::CallerAddress], grant: &v1::Grant) {
+    let is_in = |address: &&v1::CallerAddress| {
+        let source = address.address.parse().map(SourcePrefix::single).map(|source| source.to_string());
+        source.is_ok_and(|source| grant.windows.iter().any(|window| window.source == source))
+    };
+    let names = |addresses: Vec<&v1::CallerAddress>| {
+        addresses.iter().map(|address| address.address.as_str()).collect::<Vec<_>>().join(" and ")
+    };
+    let (let_in, left_out): (Vec<_>, Vec<_>) = addresses.iter().partition(is_in);
+    if left_out.is_empty() {
+        if !let_in.is_empty() {
+            console
+                .note(&format!("the broker sees this machine at {}; the grant lets both in", names(let_in)));
+        }
+        return;
+    }
+    console.note(&format!(
+        "the broker also sees this machine at {}, which the grant does not let in: the policies do not allow it, or the target has no \
+         address of that family; connect to the target from {}",
+        names(left_out),
+        names(let_in)
+    ));
+}
+
 fn to_wire(asked: args::RequestArgs) -> v1::RequestAccessRequest {
     v1::RequestAccessRequest {
         targets: asked.targets.iter().map(ToString::to_string).collect(),
@@ -61,6 +91,7 @@ fn to_wire(asked: args::RequestArgs) -> v1::RequestAccessRequest {
             .idempotency_key
             .unwrap_or_else(|| Ulid::new().to_string().to_ascii_lowercase()),
         wait: None,
+        caller_addresses: Vec::new(),
     }
 }
 

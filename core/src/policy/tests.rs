@@ -58,7 +58,7 @@ fn limit_met_from(
     let held: Vec<Opening> = held.iter().map(window).collect();
     let alice = alice();
     let address = address.map(|address| address.parse().unwrap());
-    let requester = Requester { principal: &alice, address, held: &held };
+    let requester = Requester { principal: &alice, address, other_address: None, held: &held };
     authorize(request, requester, policies).err().map(|denial| denial.limit)
 }
 

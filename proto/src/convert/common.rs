@@ -35,6 +35,11 @@ pub fn timestamp(field: &str, wire: &prost_types::Timestamp) -> Result<Timestamp
         .map_err(|_| Invalid::new(field, "is out of range", "give a time between the years 1 and 9999"))
 }
 
+/// Returns a time that the sender may leave out; `None` also for one that is no time.
+pub fn optional_timestamp(wire: Option<&prost_types::Timestamp>) -> Option<Timestamp> {
+    timestamp("time", wire?).ok()
+}
+
 /// Converts a time for the wire.
 pub fn timestamp_to_wire(at: Timestamp) -> prost_types::Timestamp {
     prost_types::Timestamp { seconds: at.as_second(), nanos: at.subsec_nanosecond() }

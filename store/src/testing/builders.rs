@@ -194,8 +194,12 @@ impl GrantBuilder {
                 if self.waiting { policy.waiting().build() } else { policy.build() }
             })
             .collect();
-        let authorized =
-            authorize(&request, Requester { principal: &who, address: None, held: &[] }, &policies).unwrap();
+        let authorized = authorize(
+            &request,
+            Requester { principal: &who, address: None, other_address: None, held: &[] },
+            &policies,
+        )
+        .unwrap();
         let id = GrantId::from_parts(self.asked_at, self.number.into());
         Grant::new(id, who, &request, authorized, self.asked_at)
     }

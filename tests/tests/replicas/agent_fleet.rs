@@ -166,6 +166,7 @@ impl Link {
             StateLimits::default(),
             BrokerTrust::default(),
             checkpoint,
+            Arc::new(StatusFile::default()),
         )
         .await
         .map_err(|error| error.to_string())

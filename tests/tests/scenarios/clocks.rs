@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use postern_proto::v1::GrantState;
 use postern_tests::clock::{sleep_until, wait_until, wall};
 use postern_tests::{
-    FakeTime, HostWorld, STEP_TIMEOUT, TCP, VM, ask_for, binary, end_of, tied, usual_policy,
+    FakeTime, HostWorld, Reach, STEP_TIMEOUT, TCP, VM, ask_for, binary, end_of, tied, usual_policy,
 };
 
 const HOUR: i64 = 3600;
@@ -81,4 +81,63 @@ fn i2_closed_on_time_with_the_brokers_clock_an_hour_ahead() {
 #[test]
 fn i2_closed_on_time_with_the_brokers_clock_an_hour_behind() {
     stepped_broker(-HOUR);
+}
+
+#[test]
+fn i2_a_machine_that_was_paused_and_set_to_the_right_time_ends_its_windows_without_a_broker() {
+    let mut world = HostWorld::without_agent(usual_policy());
+    world.enroll_agent();
+    let clock = FakeTime::new(world.dir());
+    world.agent.run_as(clock.over(tied(binary("postern-agent"))));
+    world.admin.wait_in_sync(VM);
+    world.alice.open(&ask_for(&world.net.alice).seconds(600));
+    let connected = world.net.alice.connect(world.net.vm.tcp(TCP));
+    world.broker.process().kill9();
+    let shuts = |by: i64| {
+        clock.step(by);
+        wait_until("the window to be shut", STEP_TIMEOUT, || {
+            world.net.alice.reach(world.net.vm.tcp(TCP)) == Reach::Filtered
+        });
+    };
+    shuts(700);
+    assert!(connected.echoes(), "i3");
+    assert!(world.agent.log().contains("clock.stepped_forward"), "{}", world.agent.log());
+}
+
+/// A world whose agent's wall clock differs by so many seconds from the enrolment on.
+fn agent_off_by(seconds: i64) -> HostWorld {
+    let mut world = HostWorld::without_agent(usual_policy());
+    let clock = FakeTime::new(world.dir());
+    clock.step(seconds);
+    world.agent.live_by(&clock);
+    world.enroll_agent();
+    world.agent.run();
+    world.admin.wait_in_sync(VM);
+    world
+}
+
+#[test]
+fn an_agent_hours_ahead_renews_no_more_than_others_and_says_by_how_much_its_clock_differs() {
+    let mut world = agent_off_by(2 * HOUR);
+    std::thread::sleep(Duration::from_secs(15));
+    world.agent.restart();
+    wait_until("the agent to be back", STEP_TIMEOUT, || {
+        world.agent.must(&["status"]).contains(" ahead of the broker's")
+    });
+    std::thread::sleep(Duration::from_secs(5));
+    assert_eq!(world.admin.audited("agent.renewed").len(), 0);
+    assert_eq!(world.agent.log().matches("clock.differs").count(), 1, "{}", world.agent.log());
+    let doctor = String::from_utf8(world.agent.command(&["doctor"]).stdout).unwrap();
+    assert!(doctor.contains(" ahead of the broker's") && doctor.contains("NTP"), "{doctor}");
+    assert!(!doctor.contains("ended at"), "{doctor}");
+    let grant = world.alice.open(&ask_for(&world.net.alice).seconds(4));
+    world.alice.wait_for_state(&grant.id, GrantState::Closed);
+}
+
+#[test]
+fn an_agent_minutes_behind_connects_with_a_new_certificate_to_a_broker_with_a_new_certificate() {
+    let mut world = agent_off_by(-5 * 60);
+    world.agent.restart();
+    world.admin.wait_in_sync(VM);
+    assert!(world.agent.must(&["status"]).contains("behind the broker's"));
 }

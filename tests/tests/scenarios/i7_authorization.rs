@@ -26,6 +26,7 @@ const OTHER: &str = "host:vm-2";
 /// agent, n a caller that the broker does not know.
 const MAY_CALL: &[(&str, &str)] = &[
     ("AccessService/RequestAccess", "aq"),
+    ("AccessService/GetCallerAddress", "aq"),
     ("AccessService/ApproveAccess", "a"),
     ("AccessService/DenyAccess", "a"),
     ("AccessService/RevokeAccess", "aq"),

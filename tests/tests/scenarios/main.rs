@@ -12,6 +12,7 @@ mod bad_request;
 mod clocks;
 mod clones;
 mod command;
+mod containers;
 mod enrolment;
 mod forged_store;
 mod harness;

@@ -1,11 +1,15 @@
 //! Sources that nest and overlap, and windows that follow each other.
 
+use std::fs;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use postern_proto::v1::{CloseReason, GrantState};
 use postern_tests::clock::{sleep_until, wall};
-use postern_tests::{HostWorld, Reach, TCP, UDP, VM, a_request, ask_for, end_of, further_addresses};
+use postern_tests::{
+    HostWorld, PolicyBuilder, Reach, TCP, UDP, VM, a_policy, a_request, ask_for, binary, end_of,
+    further_addresses, tied,
+};
 
 #[test]
 fn i2_nested_and_overlapping_sources_each_end_with_the_last_window_that_covers_them() {
@@ -99,4 +103,55 @@ fn a_request_without_a_source_opens_to_the_address_that_the_broker_sees() {
     let grant = answer.grant.unwrap();
     assert_eq!(grant.windows[0].source, format!("{}/32", world.net.alice.v4()));
     assert_eq!(world.net.alice.reach(world.net.vm.tcp(TCP)), Reach::Open);
+}
+
+/// Runs a requester's `postern request` on its host, where the name broker.example has an address of each family.
+fn request_by_name(world: &HostWorld, more: &[&str]) -> (i32, String) {
+    let hosts = world.dir().join("hosts");
+    let hub = &world.net.hub;
+    fs::write(&hosts, format!("{} broker.example\n{} broker.example\n", hub.v4(), hub.v6())).unwrap();
+    let mut command = tied("unshare");
+    command.args(["--mount", "--", "sh", "-c", "mount --bind \"$0\" /etc/hosts && exec \"$@\""]);
+    command.arg(&hosts).arg(binary("postern"));
+    command.args(["request", VM, "--port", "22", "--for", "10m", "--reason", "both families"]).args(more);
+    command.env("POSTERN_BROKER", "https://broker.example:7443");
+    command.env("POSTERN_IDENTITY", world.alice.identity());
+    let output = world.net.alice.netns().output(command).unwrap();
+    (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+}
+
+/// A world whose broker is also known by a name.
+fn named_broker(policy: PolicyBuilder) -> HostWorld {
+    let mut world = HostWorld::without_agent(policy);
+    let config = fs::read_to_string(world.broker.config()).unwrap();
+    fs::write(world.broker.config(), config.replace("names = [", "names = [\"broker.example\", ")).unwrap();
+    world.broker.restart();
+    world.agent.join(VM, &world.admin);
+    world
+}
+
+#[test]
+fn a_request_lets_in_both_addresses_of_a_machine_that_reaches_the_broker_by_both_families() {
+    let world = named_broker(a_policy().on(VM).port_within("tcp/22", &["caller"], Duration::from_secs(3600)));
+    let (vm, alice) = (&world.net.vm, &world.net.alice);
+    let (code, said) = request_by_name(&world, &[]);
+    assert_eq!(code, 0, "{said}");
+    assert!(said.contains("the grant lets both in"), "{said}");
+    assert_eq!([alice.reach(vm.tcp(TCP)), alice.reach(vm.tcp6(TCP))], [Reach::Open; 2]);
+    assert_eq!(world.net.mallory.reach(vm.tcp6(TCP)), Reach::Filtered);
+}
+
+#[test]
+fn an_address_that_the_policies_do_not_allow_is_left_out_and_the_command_says_so() {
+    let world =
+        named_broker(a_policy().on(VM).port_within("tcp/22", &["192.0.2.0/24"], Duration::from_secs(3600)));
+    let (vm, alice) = (&world.net.vm, &world.net.alice);
+    let (code, said) = request_by_name(&world, &[]);
+    assert_eq!(code, 0, "{said}");
+    assert!(said.contains(&format!("{}, which the grant does not let in", alice.v6())), "{said}");
+    assert_eq!([alice.reach(vm.tcp(TCP)), alice.reach(vm.tcp6(TCP))], [Reach::Open, Reach::Filtered]);
+    assert!(world.admin.audited("grant.requested").iter().all(|event| event.contains("done")), "no denial");
+    // A source that is named is taken as it is.
+    let (code, said) = request_by_name(&world, &["--source", &alice.v6().to_string()]);
+    assert_eq!(code, 3, "{said}");
 }

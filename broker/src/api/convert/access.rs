@@ -50,11 +50,13 @@ pub(in crate::api) fn requested_access(
     let targets: Vec<TargetId> = each("targets", &wire.targets)?;
     let ports = wire.ports.iter().enumerate().map(|(i, wire)| port(&format!("ports[{i}]"), Some(wire)));
     let ports = ports.collect::<Result<Vec<_>, _>>()?;
+    let others = other_addresses(&wire.caller_addresses, caller)?;
     let (sources, source) = if wire.sources.is_empty() {
         let caller = caller.ok_or_else(|| {
             Invalid::new("sources", "is empty and the caller's address is not known", "name a source")
         })?;
-        (vec![SourcePrefix::single(caller)], CallerSource::FromCaller)
+        let others = others.into_iter().map(|(address, _)| address);
+        (std::iter::once(caller).chain(others).map(SourcePrefix::single).collect(), CallerSource::FromCaller)
     } else {
         (each("sources", &wire.sources)?, CallerSource::Named)
     };
@@ -64,14 +66,51 @@ pub(in crate::api) fn requested_access(
     }
     free_text("idempotency_key", &wire.idempotency_key, 64)?;
     let justification = Justification::new(&wire.justification)?;
+    let is_from_caller = source == CallerSource::FromCaller;
+    let own: Vec<SourcePrefix> = sources.iter().take(1).copied().collect();
+    let of = |sources| {
+        AccessRequest::new(targets.clone(), ports.clone(), sources, asked_for, justification.clone())
+    };
+    let request = match of(sources) {
+        // The command adds other addresses by itself: they make no request too large.
+        Err(_) if is_from_caller => of(own)?,
+        request => request?,
+    };
     Ok(RequestedAccess {
         request: KeyedRequest {
-            request: AccessRequest::new(targets, ports, sources, asked_for, justification)?,
+            request,
             idempotency_key: Some(wire.idempotency_key.clone()).filter(|key| !key.is_empty()),
+            is_from_caller,
         },
         source,
         wait: wait(wire.wait.as_ref())?,
     })
+}
+
+/// Parses the caller's addresses in other families than that of the address that the broker sees, each with its proof.
+///
+/// # Errors
+/// The first field that is wrong.
+pub(in crate::api) fn other_addresses(
+    wire: &[v1::CallerAddress],
+    caller: Option<IpAddr>,
+) -> Result<Vec<(IpAddr, &[u8])>, Invalid> {
+    if wire.len() > 2 {
+        return Err(Invalid::new("caller_addresses", "has more than two", "name one of each family"));
+    }
+    let mut others = Vec::new();
+    for (i, address) in wire.iter().enumerate() {
+        let parsed: IpAddr = address.address.parse().map_err(|_| {
+            let field = format!("caller_addresses[{i}].address");
+            Invalid::new(&field, "is no IP address", "send what GetCallerAddress returned")
+        })?;
+        let parsed = parsed.to_canonical();
+        if caller.is_none_or(|caller| caller.to_canonical().is_ipv4() != parsed.is_ipv4()) {
+            others.push((parsed, address.proof.as_slice()));
+        }
+    }
+    others.truncate(1);
+    Ok(others)
 }
 
 /// Parses the time that an answer may wait.

@@ -3,5 +3,5 @@
 mod access;
 mod target;
 
-pub(super) use access::{CallerSource, grant_filter, grant_to_wire, requested_access, wait};
+pub(super) use access::{CallerSource, grant_filter, grant_to_wire, other_addresses, requested_access, wait};
 pub(super) use target::{cloud_targets, lockable_targets, ports};

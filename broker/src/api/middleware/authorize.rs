@@ -157,7 +157,7 @@ fn principal(caller: &Authenticated, address: Option<IpAddr>) -> Option<Caller> 
     match &caller.kind {
         CallerKind::Principal(principal) => {
             let (principal, issuance) = (principal.clone(), caller.issuance.clone());
-            Some(Caller { principal, issuance, address, token: None })
+            Some(Caller { principal, issuance, address, other_address: None, token: None })
         }
         CallerKind::Agent(_) | CallerKind::Broker => None,
     }

@@ -46,6 +46,7 @@ pub(in crate::api) const RENEW: &str = "/postern.v1.AgentService/Renew";
 /// The table: a row for each RPC, by its path.
 pub(in crate::api) const TABLE: &[(&str, Allow)] = &[
     ("/postern.v1.AccessService/RequestAccess", REQUESTERS),
+    ("/postern.v1.AccessService/GetCallerAddress", REQUESTERS),
     ("/postern.v1.AccessService/ApproveAccess", ADMINISTRATORS),
     ("/postern.v1.AccessService/DenyAccess", ADMINISTRATORS),
     ("/postern.v1.AccessService/RevokeAccess", REQUESTERS),
@@ -149,7 +150,8 @@ mod tests {
         let (requester, reader) = (principal(Requester), principal(Reader));
         let agent = CallerKind::Agent("host:web-1".parse().unwrap());
         let look = ["GetGrant", "ListGrants", "WatchGrants"];
-        let ask = ["RequestAccess", "RevokeAccess", "GetGrant", "ListGrants", "WatchGrants"];
+        let ask =
+            ["RequestAccess", "GetCallerAddress", "RevokeAccess", "GetGrant", "ListGrants", "WatchGrants"];
         for (service, kind, expected) in [
             ("/postern.v1.AccessService", Some(&requester), &ask[..]),
             ("/postern.v1.AccessService", Some(&reader), &look),

@@ -15,11 +15,12 @@ use tonic::{Request, Response, Status};
 use super::grant_view::{show, show_all};
 use super::reads::{Reads, refused, within_answer};
 use super::watch::{self, GrantFeed, WatchStream};
-use crate::api::convert::{CallerSource, grant_filter, requested_access, wait};
+use crate::api::convert::{CallerSource, grant_filter, other_addresses, requested_access, wait};
 use crate::api::error::to_status;
 use crate::api::proof_end::until_proof_ends;
 use crate::api::request::{authenticated, caller, page_token};
 use crate::app::{App, Caller, Error, access};
+use crate::clock::boottime;
 use crate::limits::ReadKind;
 
 pub(super) struct AccessApi {
@@ -38,6 +39,13 @@ impl AccessService for AccessApi {
         request: Request<v1::RequestAccessRequest>,
     ) -> Result<Response<v1::RequestAccessResponse>, Status> {
         let caller = Caller { token: token(&request)?, ..caller(&request)? };
+        let others = other_addresses(&request.get_ref().caller_addresses, caller.address);
+        let proofs = &self.app.address_proofs;
+        let proven = others
+            .map_err(|e| invalid(&e))?
+            .into_iter()
+            .find(|(address, proof)| proofs.holds(caller.principal.key(), *address, proof, boottime()));
+        let caller = Caller { other_address: proven.map(|(address, _)| address), ..caller };
         let asked = requested_access(request.get_ref(), caller.address).map_err(|e| invalid(&e))?;
         let mut requested = access::request(&self.app, &caller, asked.request).await.map_err(to_status)?;
         if let Some(wait) = asked.wait {
@@ -48,6 +56,19 @@ impl AccessService for AccessApi {
             source_from_caller: asked.source == CallerSource::FromCaller,
             repeated_request: requested.repeated,
         }))
+    }
+
+    async fn get_caller_address(
+        &self,
+        request: Request<v1::GetCallerAddressRequest>,
+    ) -> Result<Response<v1::GetCallerAddressResponse>, Status> {
+        let caller = caller(&request)?;
+        let seen = caller.address.map(|address| address.to_canonical());
+        let address = seen.map(|address| v1::CallerAddress {
+            address: address.to_string(),
+            proof: self.app.address_proofs.prove(caller.principal.key(), address, boottime()),
+        });
+        Ok(Response::new(v1::GetCallerAddressResponse { address }))
     }
 
     async fn approve_access(

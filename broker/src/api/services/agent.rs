@@ -50,6 +50,7 @@ impl AgentService for AgentApi {
             certificates: issued.chain,
             roots: self.app.authority.roots(),
             target: target.to_string(),
+            wall_clock: Some(timestamp_to_wire(wall())),
         }))
     }
 
@@ -62,7 +63,11 @@ impl AgentService for AgentApi {
             agents::renew(&self.app, &caller, csr).await
         };
         let issued = issued.map_err(to_status)?;
-        Ok(Response::new(v1::RenewResponse { certificates: issued.chain, roots: self.app.authority.roots() }))
+        Ok(Response::new(v1::RenewResponse {
+            certificates: issued.chain,
+            roots: self.app.authority.roots(),
+            wall_clock: Some(timestamp_to_wire(wall())),
+        }))
     }
 
     async fn list_agents(

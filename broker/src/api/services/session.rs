@@ -19,7 +19,7 @@ use jiff::Timestamp;
 use postern_core::text::is_invisible;
 use postern_core::{KeyHash, TargetId};
 use postern_pki::SignedCheckpoint;
-use postern_proto::convert::{duration, duration_to_wire, mode_to_wire, port_to_wire};
+use postern_proto::convert::{duration, duration_to_wire, mode_to_wire, port_to_wire, timestamp_to_wire};
 use postern_proto::status::{invalid, plain};
 use postern_proto::v1;
 use postern_proto::v1::session_request::Message as In;
@@ -112,8 +112,7 @@ pub(super) async fn open_unrecorded(
     let heard = heard.ok().transpose()?.flatten().map_or(0, |first| first.sent_at);
     let generation = app.store.audit_head().await.map_err(|error| to_status(error.into()))?.seq;
     let desired = v1::DesiredState { generation, keep_protection: true, ..v1::DesiredState::default() };
-    let message = Some(Out::Desired(desired));
-    let first = v1::SessionResponse { heard, heard_ago: Some(duration_to_wire(Duration::ZERO)), message };
+    let first = response(heard, Duration::ZERO, Out::Desired(desired));
     let end = async move {
         let answered = tokio::time::timeout(HELLO_TIMEOUT, answer(&mut incoming)).await.unwrap_or(false);
         if let Err(error) = record_unknown(&app, &target, answered).await {
@@ -259,11 +258,18 @@ impl OpenSession {
                 Out::Checkpoint(v1::AuditCheckpoint { line: checkpoint.to_string() })
             }
         };
-        v1::SessionResponse {
-            heard: self.last.sent_at,
-            heard_ago: Some(duration_to_wire(boottime().saturating_sub(self.last.at))),
-            message: Some(message),
-        }
+        response(self.last.sent_at, boottime().saturating_sub(self.last.at), message)
+    }
+}
+
+/// Makes a message with the broker's time. An agent counts ends from it: see `agent/src/broker_clock.rs`.
+fn response(heard: u64, heard_ago: Duration, message: Out) -> v1::SessionResponse {
+    v1::SessionResponse {
+        heard,
+        heard_ago: Some(duration_to_wire(heard_ago)),
+        message: Some(message),
+        sent_at: u64::try_from(boottime().as_nanos()).unwrap_or_default(),
+        wall_clock: Some(timestamp_to_wire(wall())),
     }
 }
 

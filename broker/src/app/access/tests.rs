@@ -33,7 +33,7 @@ fn asked(targets: &[&str], port: &str, source: &str, seconds: u64, why: &str) ->
         Duration::from_secs(seconds),
         Justification::new(why).unwrap(),
     );
-    KeyedRequest { request: request.unwrap(), idempotency_key: None }
+    KeyedRequest { request: request.unwrap(), idempotency_key: None, is_from_caller: false }
 }
 
 fn usual() -> KeyedRequest {
@@ -399,7 +399,7 @@ async fn i7_a_decision_holds_only_while_its_policies_stay_as_it_read_them() {
     for (what, is_made) in [("deleted", false), ("put again", false), ("another is put", true)] {
         let test = TestApp::under([office()]).await;
         let entered = test.app.deciding.enter(alice().principal.key(), &usual.request);
-        let Ok(decided) = decide(&test.app, &alice(), &usual.request, &entered).await.unwrap() else {
+        let Ok(decided) = decide(&test.app, &alice(), &usual, &entered).await.unwrap() else {
             panic!("the policy allows it")
         };
         let name = office().name;

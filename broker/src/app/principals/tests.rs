@@ -46,7 +46,7 @@ async fn open(test: &TestApp, caller: &Caller) -> Result<GrantId, Error> {
         Duration::from_secs(60),
         Justification::new("a test").unwrap(),
     );
-    let asked = KeyedRequest { request: request.unwrap(), idempotency_key: None };
+    let asked = KeyedRequest { request: request.unwrap(), idempotency_key: None, is_from_caller: false };
     access::request(&test.app, caller, asked).await.map(|requested| requested.grant.id)
 }
 

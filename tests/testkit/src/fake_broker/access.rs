@@ -26,6 +26,13 @@ impl AccessService for Services {
         Ok(Response::new(v1::RequestAccessResponse { repeated_request, ..script.answer.clone() }))
     }
 
+    async fn get_caller_address(
+        &self,
+        _: Request<v1::GetCallerAddressRequest>,
+    ) -> Result<Response<v1::GetCallerAddressResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
     async fn approve_access(
         &self,
         _: Request<v1::ApproveAccessRequest>,

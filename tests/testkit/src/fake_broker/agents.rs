@@ -2,6 +2,7 @@
 
 use postern_pki::authority::AGENT_LIFETIME;
 use postern_pki::identity::SpiffeId;
+use postern_proto::convert::timestamp_to_wire;
 use postern_proto::v1;
 use postern_proto::v1::agent_service_server::AgentService;
 use postern_proto::v1::target_service_server::TargetService;
@@ -55,7 +56,8 @@ impl AgentService for Services {
             return Err(Status::permission_denied("the token is not known or was used before"));
         }
         let (certificates, roots) = (self.sign(&csr)?, self.0.authority.roots());
-        Ok(Response::new(v1::EnrollResponse { certificates, roots, target: TARGET.to_owned() }))
+        let wall_clock = Some(timestamp_to_wire(wall()));
+        Ok(Response::new(v1::EnrollResponse { certificates, roots, target: TARGET.to_owned(), wall_clock }))
     }
 
     async fn renew(&self, request: Request<v1::RenewRequest>) -> Result<Response<v1::RenewResponse>, Status> {
@@ -64,7 +66,11 @@ impl AgentService for Services {
             return Ok(Response::new(answer(&request.get_ref().csr)));
         }
         let (certificates, roots) = (self.sign(&request.into_inner().csr)?, self.0.authority.roots());
-        Ok(Response::new(v1::RenewResponse { certificates, roots }))
+        Ok(Response::new(v1::RenewResponse {
+            certificates,
+            roots,
+            wall_clock: Some(timestamp_to_wire(wall())),
+        }))
     }
 
     async fn list_agents(

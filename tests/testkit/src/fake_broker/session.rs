@@ -48,7 +48,20 @@ impl AgentSession {
 
     fn send_after(&self, heard: u64, ago: Duration, message: ToAgent) {
         let heard_ago = Some(duration_to_wire(ago));
-        let response = v1::SessionResponse { heard, heard_ago, message: Some(message) };
+        let response = v1::SessionResponse {
+            heard,
+            heard_ago,
+            message: Some(message),
+            ..v1::SessionResponse::default()
+        };
+        self.send_response(response);
+    }
+
+    /// Sends a whole message.
+    ///
+    /// # Panics
+    /// The session has ended.
+    pub fn send_response(&self, response: v1::SessionResponse) {
         self.outgoing.send(Ok(response)).expect("the session holds");
     }
 

@@ -24,7 +24,7 @@ fn ask(target: &str, sources: std::ops::Range<usize>) -> KeyedRequest {
         Duration::from_secs(60),
         Justification::new("a test").unwrap(),
     );
-    KeyedRequest { request: request.unwrap(), idempotency_key: None }
+    KeyedRequest { request: request.unwrap(), idempotency_key: None, is_from_caller: false }
 }
 
 async fn world(quotas: Quotas, max_open_grants: Option<u32>) -> TestApp {
