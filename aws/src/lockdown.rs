@@ -223,7 +223,7 @@ impl LockdownOps<'_> {
             // The other targets of the order come next, and must find room as well.
             let mut all = holders.clone();
             for other in neighbours.instances_on(&customer_group.id) {
-                let ordered = impact::ordered(order, other).filter(|_| other != self.instance);
+                let ordered = groups::ordered(order, other).filter(|_| other != self.instance);
                 all.entry(other.clone()).or_default().extend(ordered.into_iter().flatten());
             }
             all.retain(|_, ports| !ports.is_empty());

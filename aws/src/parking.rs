@@ -245,7 +245,7 @@ pub(crate) fn plan(
         customer_group.rules.iter().map(|rule| &rule.source).chain(adds.iter().map(|rule| &rule.source)),
     );
 
-    let mut steps = record::steps(customer_group, holders, &new, deployment, quota)?;
+    let mut steps = customer_group.steps_of_record(holders, &new, deployment, quota)?;
     steps.extend(in_the_way.into_iter().cloned().map(GroupStep::Remove));
     let adds = adds.into_iter().map(GroupStep::Add);
     let removes = removes.into_iter().cloned().map(GroupStep::Remove);

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 
-use postern_core::ProtectedPort;
-use postern_provider::CloudError;
+use postern_core::{ProtectedPort, TargetId};
 use postern_provider::kit::{Attempt, CallError, attempt_until};
+use postern_provider::{CloudError, LockdownOrder};
 use postern_runtime::clock;
 
 use super::recent::RecentWrites;
@@ -51,6 +51,12 @@ pub(super) struct Neighbours {
     pub(super) interfaces: Vec<Ec2Interface>,
     /// The own groups of the instances of these interfaces.
     own: BTreeMap<String, Ec2Group>,
+}
+
+/// Returns the ports for which another instance is in the same order; none if it is not.
+pub(super) fn ordered<'a>(order: &'a LockdownOrder, instance: &str) -> Option<&'a BTreeSet<ProtectedPort>> {
+    let is_it = |target: &TargetId| target.segments().last() == Some(&instance);
+    order.together.iter().find(|(target, _)| is_it(target)).map(|(_, ports)| ports)
 }
 
 impl Neighbours {

@@ -2,21 +2,15 @@
 
 use std::collections::BTreeSet;
 
-use postern_core::{ProtectedPort, TargetId};
+use postern_core::ProtectedPort;
 use postern_provider::{CloudError, Concern, ConcernKind, LockdownOrder};
 
 use super::LockdownOps;
-use super::groups::Neighbours;
+use super::groups::{Neighbours, ordered};
 use crate::api::Find;
 use crate::resource::Ec2Interface;
 use crate::snapshot::InstanceSnapshot;
 use crate::tags;
-
-/// Returns the ports for which another instance is in the same order; none if it is not.
-pub(super) fn ordered<'a>(order: &'a LockdownOrder, instance: &str) -> Option<&'a BTreeSet<ProtectedPort>> {
-    let is_it = |target: &TargetId| target.segments().last() == Some(&instance);
-    order.together.iter().find(|(target, _)| is_it(target)).map(|(_, ports)| ports)
-}
 
 impl LockdownOps<'_> {
     /// Adds to the snapshot whether only the primary interface counts: a node of a Kubernetes cluster lends

@@ -18,11 +18,14 @@ use crate::parking::{CustomerGroup, GroupStep, ParkedGroup};
 /// The time after which every read shows a write.
 const SHOWN_AFTER: Duration = Duration::from_secs(10);
 
+/// The ports of a holder.
+type Ports = BTreeSet<ProtectedPort>;
+
 /// The recent writes of one account and Region, by the customer's group.
 #[derive(Debug, Default)]
 pub(crate) struct RecentWrites {
     /// The ports of each holder; none for one that left.
-    holders: BTreeMap<(String, String), (Option<BTreeSet<ProtectedPort>>, Instant)>,
+    holders: BTreeMap<(String, String), (Option<Ports>, Instant)>,
     /// The id of each parked group, by its number; none for one that was deleted.
     parked: BTreeMap<(String, usize), (Option<String>, Instant)>,
 }

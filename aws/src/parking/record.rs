@@ -37,9 +37,21 @@ impl Slot<'_> {
     }
 }
 
-/// Returns the steps that record these holders and copy the new originals, in as few parked groups as the
-/// limits of tags and rules allow.
-pub(super) fn steps(
+impl CustomerGroup {
+    /// Returns the steps that record these holders and copy the new originals, in as few parked groups as the
+    /// limits of tags and rules allow.
+    pub(super) fn steps_of_record(
+        &self,
+        holders: &Holders,
+        new: &[&GroupRule],
+        deployment: &str,
+        quota: &Quota,
+    ) -> Result<Vec<GroupStep>, DoesNotFit> {
+        steps(self, holders, new, deployment, quota)
+    }
+}
+
+fn steps(
     customer_group: &CustomerGroup,
     holders: &Holders,
     new: &[&GroupRule],

@@ -1,6 +1,5 @@
 //! A subscription with a few machines, and the provider that drives it.
 
-use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 

@@ -68,20 +68,30 @@ struct State {
 struct Replica {
     changes: u64,
     /// The last answer to each read with the number of changes before it, and the last one before other changes.
-    answers: HashMap<Vec<u8>, ((u64, Bytes), Option<Bytes>)>,
+    answers: HashMap<Vec<u8>, Answers>,
     /// The words of the read that the replica answers next.
     asked: Option<String>,
+}
+
+/// The answers to one read.
+#[derive(Debug)]
+struct Answers {
+    last: Bytes,
+    /// The number of changes before the last answer.
+    changes: u64,
+    /// The last answer before other changes.
+    before: Option<Bytes>,
 }
 
 impl Replica {
     fn answered(&mut self, key: Vec<u8>, answer: Bytes) {
         let changes = self.changes;
         let before = match self.answers.remove(&key) {
-            Some(((at, last), _)) if at < changes => Some(last),
-            Some((_, before)) => before,
+            Some(known) if known.changes < changes => Some(known.last),
+            Some(known) => known.before,
             None => None,
         };
-        self.answers.insert(key, ((changes, answer), before));
+        self.answers.insert(key, Answers { last: answer, changes, before });
     }
 
     /// Returns the old answer to the read that the replica was asked to answer.
@@ -90,8 +100,8 @@ impl Replica {
         if !String::from_utf8_lossy(key).contains(words) {
             return None;
         }
-        let ((at, last), before) = self.answers.get(key)?;
-        let old = if *at < self.changes { last.clone() } else { before.clone()? };
+        let known = self.answers.get(key)?;
+        let old = if known.changes < self.changes { known.last.clone() } else { known.before.clone()? };
         self.asked = None;
         Some(old)
     }

@@ -157,7 +157,8 @@ impl CloudLayer {
             let Some(windows) = self.steps_left(target).into_iter().find_map(open) else { break };
             let span = log::open_call(target, &windows);
             let opening = answered(provider.open(target, &windows)).instrument(span);
-            let opening = self.unless_close_is_due(target, opening);
+            // Boxed, so that the future of a round stays small.
+            let opening = Box::pin(self.unless_close_is_due(target, opening));
             // A call that waits or is retried for longer than the lease lasts would land after another broker's look.
             let Some(answer) = self.while_held(target, opening).await else { break };
             let Some(reach) = answer else {

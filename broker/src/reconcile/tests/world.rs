@@ -145,12 +145,12 @@ pub(super) async fn obey(mut session: AgentSession) {
 /// The story, with an agent that obeys meanwhile.
 pub(super) async fn with_agent<T>(world: &ReconcilerWorld, story: impl Future<Output = T>) -> T {
     let session = world.connect();
-    world
-        .during(async {
-            tokio::select! {
-                () = obey(session) => panic!("the session ended"),
-                outcome = story => outcome,
-            }
-        })
-        .await
+    // Boxed: the future of a story would be large otherwise.
+    let run = Box::pin(world.during(async {
+        tokio::select! {
+            () = obey(session) => panic!("the session ended"),
+            outcome = story => outcome,
+        }
+    }));
+    run.await
 }
