@@ -13,7 +13,7 @@ use data_encoding::BASE64URL_NOPAD;
 use postern_runtime::error_chain::error_chain;
 use postern_runtime::private_file;
 use ring::rand::SystemRandom;
-use ring::signature::{RSA_PKCS1_SHA256, RsaKeyPair};
+use ring::signature::{RSA_PSS_SHA256, RsaKeyPair};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::Mutex;
@@ -198,7 +198,7 @@ fn assertion(
     let key = rsa_key(key)?;
     let thumbprint = BASE64URL_NOPAD.encode(&Sha256::digest(certificate.contents()));
     let now = clock::wall();
-    let header = Header { alg: "RS256", typ: "JWT", x5t_s256: thumbprint };
+    let header = Header { alg: "PS256", typ: "JWT", x5t_s256: thumbprint };
     let claims = Claims {
         aud: audience,
         iss: &application.client_id,
@@ -210,7 +210,7 @@ fn assertion(
     };
     let unsigned = format!("{}.{}", part(&header)?, part(&claims)?);
     let mut signature = vec![0; key.public().modulus_len()];
-    key.sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), unsigned.as_bytes(), &mut signature)
+    key.sign(&RSA_PSS_SHA256, &SystemRandom::new(), unsigned.as_bytes(), &mut signature)
         .map_err(|_| "the certificate's key does not sign".to_owned())?;
     Ok(format!("{unsigned}.{}", BASE64URL_NOPAD.encode(&signature)))
 }

@@ -23,6 +23,9 @@ use crate::plan::RuleWrite;
 use crate::reader::Reader;
 use crate::rules::NewNsgRule;
 
+/// The remedy where Azure Policy refuses the move of a customer's rule.
+const MOVE_FORBIDDEN: &str = "a policy of Azure forbids the move of this rule, which is not Postern's: exempt it, or release the VM and lock it down without `--accept precedence`";
+
 /// The groups that this process has read or written.
 #[derive(Default)]
 pub(crate) struct KnownGroups {
@@ -154,7 +157,8 @@ impl WriteGuard<'_> {
             let reason = format!("rule {name} of {} cannot be read: {error}", self.id);
             WriteError::Refused(CloudError::unavailable(reason))
         })?;
-        Ok(self.arm.put_raw(&path, NETWORK, body, etag.as_deref()).await?)
+        let moved = self.arm.put_raw(&path, NETWORK, body, etag.as_deref()).await;
+        Ok(moved.map_err(|error| error.with_remedy("RequestDisallowedByPolicy", MOVE_FORBIDDEN))?)
     }
 }
 

@@ -99,7 +99,7 @@ impl RulePeer {
             Self::Tag(tag) if tag == "virtualnetwork" => is_private || source.is_anyone(),
             Self::ApplicationGroup(_) => is_private || source.is_anyone(),
             Self::Tag(tag) if tag == "azureloadbalancer" => source.meets(&Self::Net(LOAD_BALANCER.into())),
-            _ => self.meets(source),
+            Self::Any | Self::Net(_) | Self::Tag(_) | Self::IpGroup(_) => self.meets(source),
         }
     }
 }

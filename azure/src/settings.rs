@@ -86,7 +86,7 @@ impl Environment {
         let (resource_manager, authority) = match name {
             "public" => ("https://management.azure.com", "https://login.microsoftonline.com"),
             "government" => ("https://management.usgovcloudapi.net", "https://login.microsoftonline.us"),
-            "china" => ("https://management.chinacloudapi.cn", "https://login.chinacloudapi.cn"),
+            "china" => ("https://management.chinacloudapi.cn", "https://login.partner.microsoftonline.cn"),
             _ => return None,
         };
         let metadata = Self::METADATA.to_owned();
@@ -196,7 +196,7 @@ mod tests {
         let suffixes = [
             ("azure.com", "microsoftonline.com"),
             ("usgovcloudapi.net", "microsoftonline.us"),
-            ("chinacloudapi.cn", "chinacloudapi.cn"),
+            ("chinacloudapi.cn", "partner.microsoftonline.cn"),
         ];
         for (cloud, (resource_manager, authority)) in clouds.iter().zip(suffixes) {
             assert!(cloud.resource_manager.ends_with(resource_manager), "{cloud:?}");

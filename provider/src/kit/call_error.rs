@@ -112,6 +112,17 @@ impl CallError {
         }
     }
 
+    /// Replaces the remedy if the answer has this code.
+    #[must_use]
+    pub fn with_remedy(mut self, expected: &str, better: &'static str) -> Self {
+        if let Self::Answered { code, remedy, .. } = &mut self
+            && code == expected
+        {
+            *remedy = Some(better);
+        }
+        self
+    }
+
     /// Reports whether a retry may succeed.
     fn is_retryable(&self) -> bool {
         self.class().is_none_or(ErrorClass::is_retryable)

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use data_encoding::BASE64URL_NOPAD;
-use ring::signature::{RSA_PKCS1_2048_8192_SHA256, UnparsedPublicKey};
+use ring::signature::{RSA_PSS_2048_8192_SHA256, UnparsedPublicKey};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
@@ -216,7 +216,8 @@ fn matches(pattern: &str, action: &str) -> bool {
     rest.ends_with(last)
 }
 
-/// Reports whether the application has signed an assertion for this audience.
+/// Reports whether the application has signed an assertion for this audience (Microsoft Learn, "Microsoft identity platform
+/// application authentication certificate credentials": PS256 with x5t#S256).
 fn is_signed(assertion: &str, der: &[u8], client_id: &str, audience: &str) -> bool {
     let Ok((_, certificate)) = X509Certificate::from_der(der) else { return false };
     let [header, claims, signature] = assertion.split('.').collect::<Vec<_>>()[..] else { return false };
@@ -225,12 +226,10 @@ fn is_signed(assertion: &str, der: &[u8], client_id: &str, audience: &str) -> bo
     let (Some(head), Some(claimed), Some(signature)) = (json(header), json(claims), read(signature)) else {
         return false;
     };
-    let key = UnparsedPublicKey::new(
-        &RSA_PKCS1_2048_8192_SHA256,
-        &certificate.public_key().subject_public_key.data,
-    );
+    let key =
+        UnparsedPublicKey::new(&RSA_PSS_2048_8192_SHA256, &certificate.public_key().subject_public_key.data);
     let now = ASN1Time::now().timestamp();
-    head["alg"] == "RS256"
+    head["alg"] == "PS256"
         && head["x5t#S256"] == BASE64URL_NOPAD.encode(&Sha256::digest(der))
         && key.verify(format!("{header}.{claims}").as_bytes(), &signature).is_ok()
         && claimed["aud"] == audience

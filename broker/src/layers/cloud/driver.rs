@@ -134,6 +134,7 @@ impl CloudLayer {
     }
 
     async fn steps(&self, target: &TargetId, provider: &dyn Provider) -> Result<(), CloudError> {
+        self.with(target, |state| state.is_repair_failure = false);
         if self.with(target, |state| state.needs_look()) != Some(false) {
             self.look(target, provider).await?;
         }
@@ -234,9 +235,12 @@ impl CloudLayer {
         }
         tracing::warn!(%target, "repairing what another principal changed in the cloud");
         self.with(target, |state| state.repaired = true);
-        answered(provider.repair(target)).instrument(log::call("repair", target)).await?;
+        let repaired = answered(provider.repair(target)).instrument(log::call("repair", target)).await;
+        self.with(target, |state| state.is_repair_failure = repaired.is_err());
+        repaired?;
         self.look(target, provider).await?;
         if self.with(target, |state| state.repair) == Some(true) {
+            self.with(target, |state| state.is_repair_failure = true);
             return Err(CloudError::unavailable("a change by another principal could not be repaired"));
         }
         Ok(())

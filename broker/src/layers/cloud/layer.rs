@@ -131,6 +131,16 @@ impl CloudLayer {
         let may_open = state.busy || state.wants(&wanted);
         match (&state.observed, &state.failure) {
             (Some(observed), _) if observed.contains(&wanted) && !state.needs_look() => Observed::Open,
+            // A repair that fails keeps no close from being confirmed.
+            (Some(_), Some(_))
+                if state.is_repair_failure
+                    && !may_open
+                    && !state.partial.contains(&wanted)
+                    && state.strays.is_empty()
+                    && !state.awaits_late_calls() =>
+            {
+                Observed::Absent
+            }
             (_, Some(FailureStreak { error: CloudError::Refused { reason }, .. })) => {
                 Observed::Refused { reason: reason.clone() }
             }

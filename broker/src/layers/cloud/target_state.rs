@@ -58,6 +58,8 @@ pub(super) struct TargetState {
     looked_since: bool,
     /// The rounds that failed in a row, with the last error.
     pub(super) failure: Option<FailureStreak<CloudError>>,
+    /// True if only a repair failed: the windows are known, and what is closed counts as closed.
+    pub(super) is_repair_failure: bool,
     pub(super) last_seen: Option<Timestamp>,
     /// The number of rounds: a sweep that began before the last one is older than this state.
     pub(super) rounds: u64,
@@ -295,7 +297,12 @@ impl TargetState {
         let (was_gone, is_gone) = (self.is_gone(), matches!(error, CloudError::NotFound { .. }));
         let before = self.failure.take().filter(|_| was_gone == is_gone);
         let failure = FailureStreak::after(before, error, BACKOFF, now);
-        self.observed = None;
+        self.is_repair_failure &= !is_gone;
+        if self.is_repair_failure {
+            self.look = true;
+        } else {
+            self.observed = None;
+        }
         self.tried = self.to_close(now).cloned().collect();
         if is_gone {
             self.left_open.clear();

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use data_encoding::BASE64URL_NOPAD;
 use ring::rand::SystemRandom;
-use ring::signature::{RSA_PKCS1_SHA256, RsaKeyPair};
+use ring::signature::{RSA_PSS_SHA256, RsaKeyPair};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use x509_parser::time::ASN1Time;
@@ -82,14 +82,14 @@ fn certificate() -> (RsaKeyPair, Vec<u8>) {
 
 fn signed(key: &RsaKeyPair, certificate: &[u8], claims: &Value) -> String {
     let thumbprint = BASE64URL_NOPAD.encode(&Sha256::digest(certificate));
-    token(key, &json!({"alg": "RS256", "typ": "JWT", "x5t#S256": thumbprint}), claims)
+    token(key, &json!({"alg": "PS256", "typ": "JWT", "x5t#S256": thumbprint}), claims)
 }
 
 fn token(key: &RsaKeyPair, header: &Value, claims: &Value) -> String {
     let part = |value: &Value| BASE64URL_NOPAD.encode(value.to_string().as_bytes());
     let unsigned = format!("{}.{}", part(header), part(claims));
     let mut signature = vec![0; key.public().modulus_len()];
-    key.sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), unsigned.as_bytes(), &mut signature).unwrap();
+    key.sign(&RSA_PSS_SHA256, &SystemRandom::new(), unsigned.as_bytes(), &mut signature).unwrap();
     format!("{unsigned}.{}", BASE64URL_NOPAD.encode(&signature))
 }
 
@@ -112,7 +112,7 @@ async fn an_assertion_is_signed_with_the_certificates_key_and_meant_for_this_pla
         claims[claim] = value;
         signed(&key, &certificate_der, &claims)
     };
-    let without_thumbprint = token(&key, &json!({"alg": "RS256", "typ": "JWT"}), &claims);
+    let without_thumbprint = token(&key, &json!({"alg": "PS256", "typ": "JWT"}), &claims);
     let (unsigned, _) = good.rsplit_once('.').unwrap();
     for (what, assertion) in [
         ("another's key", signed(&other_key, &certificate_der, &claims)),

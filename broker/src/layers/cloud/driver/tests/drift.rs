@@ -96,6 +96,23 @@ async fn a_window_that_another_principal_changed_is_repaired_and_recorded() {
 }
 
 #[tokio::test]
+async fn a_repair_that_is_refused_keeps_no_close_from_being_confirmed() {
+    let world = DriverWorld::new();
+    let grant = on_vm(&world, a_grant());
+    world.want(&[&grant]);
+    world.round().await;
+    world.cloud.drift(&world.target, "its rule cannot be moved", true);
+    world.cloud.refuse_repairs(postern_provider::CloudError::refused("a policy forbids it"));
+    world.sweep().await;
+    world.round().await;
+    assert_eq!(world.layer.report(&world.target).status, LayerStatus::Failed);
+    world.want(&[]);
+    world.retry().await;
+    assert_eq!((world.observed(&grant), world.open()), (Observed::Absent, vec![]));
+    assert_eq!(world.layer.report(&world.target).status, LayerStatus::Failed, "the repair is still due");
+}
+
+#[tokio::test]
 async fn what_can_be_repaired_is_and_what_lasts_is_recorded_once_and_shown() {
     let world = DriverWorld::new();
     world.want(&[]);
