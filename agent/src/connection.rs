@@ -26,6 +26,7 @@ use postern_runtime::error_chain::error_chain;
 use tokio::sync::{Notify, watch};
 
 use crate::checkpoint::CheckpointKeeper;
+use crate::clock;
 use crate::host_reconciler::ReconcilerHandle;
 use crate::limits::StateLimits;
 use crate::renew::EndedKey;
@@ -52,7 +53,8 @@ pub struct BrokerConnection {
     pub limits: StateLimits,
     /// Notified when the broker asks for a renewal of the certificate.
     pub renewal: Arc<Notify>,
-    /// Receives the key of a certificate that the broker refuses because it has ended.
+    /// Receives the key of a certificate with which no session can be opened because it has ended, by the broker's word or, if there is
+    /// none, by this host's wall clock.
     pub ended: Arc<EndedKey>,
     /// Wakes the connection when the reconciler doubts the ends of windows: a new session brings the true ones.
     pub ask_again: Arc<Notify>,
@@ -108,7 +110,8 @@ impl BrokerConnection {
         let opened =
             BrokerSession::open(channel, &self.reconciler, self.limits, trust, checkpoint, status_file).await;
         opened.map_err(|error| {
-            if error.is_certificate_refused() {
+            // A connection that the broker closes may lose the alert that says why.
+            if error.is_certificate_refused() || clock::wall() >= credentials.not_after() {
                 self.ended.send_replace(credentials.key_hash().ok());
             }
             error_chain(&error)

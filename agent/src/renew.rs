@@ -37,7 +37,7 @@ use crate::status_chain::{is_past_grace, status_chain};
 /// The identity in use; `None` while there is no valid one.
 pub type CurrentIdentity = watch::Sender<Option<Arc<Credentials>>>;
 
-/// The key of the certificate that the broker has refused last because it has ended, if there is one.
+/// The key of the certificate with which no session could be opened last because it has ended, if there is one.
 pub type EndedKey = watch::Sender<Option<KeyHash>>;
 
 /// The interval at which the agent checks the disk for a new identity, and the age of the present one.
@@ -183,7 +183,7 @@ impl Keeper<'_> {
             if !matches!(self.take_up_from_disk(&now), Ok(false)) {
                 return;
             }
-            // The broker's word counts for the certificate that it was said of.
+            // That counts for the certificate with which it was tried.
             let has_ended = key.is_some() && *self.ended.borrow() == key;
             if (age < due && !has_ended) || now.boottime < next_try {
                 continue;
@@ -191,7 +191,8 @@ impl Keeper<'_> {
             match self.renew_and_save(credentials).await {
                 Ok(renewed) => return self.take_up(renewed),
                 Err(error) => {
-                    tracing::warn!(error = error_chain(&error), not_after = %credentials.not_after(), "cannot renew the certificate yet");
+                    let error = with_remedy(&error, credentials, &now);
+                    tracing::warn!(error, not_after = %credentials.not_after(), "cannot renew the certificate yet");
                     let wait = retries.get_or_insert_with(backoff).next().unwrap_or(CHECK_INTERVAL);
                     next_try = clock::boottime().plus(wait);
                 }
@@ -250,6 +251,19 @@ impl Keeper<'_> {
         let receipt = known.or_else(|| Receipt::load(self.identity_dir, credentials));
         receipt::age(credentials, receipt.as_ref(), now)
     }
+}
+
+/// Returns an error in words, with the remedy if by this host's wall clock the certificate is past the grace.
+fn with_remedy(error: &RenewError, credentials: &Credentials, now: &Moment) -> String {
+    let ended_for = Duration::try_from(now.wall.duration_since(credentials.not_after())).unwrap_or_default();
+    let error_text = error_chain(error);
+    if ended_for <= GRACE || matches!(error, RenewError::PastGrace) {
+        return error_text;
+    }
+    format!(
+        "{error_text}; by this host's clock the certificate ended more than 30 days ago: if the clock is right, enrol it with \
+         `postern-agent enroll --token-file FILE`"
+    )
 }
 
 /// Renews a certificate once, with a new key. Nothing is written.
