@@ -1,7 +1,7 @@
 //! Lockdown and release: the ports that they shut, the rules that they leave, and their reports.
 
 use postern_azure::{Azure, AzureSettings, Flush, Priorities};
-use postern_azure_sim::{AzureSim, Lab};
+use postern_azure_sim::{AzureSim, Lab, refused};
 use postern_provider::{Action, CloudChange, CloudError, ConcernKind, Consent, Health, Provider as _};
 use std::sync::Arc;
 
@@ -349,4 +349,26 @@ async fn i7_a_subscription_that_is_not_configured_is_refused() {
         matches!(&refused, Err(CloudError::Refused { reason }) if reason.contains("azure.subscriptions"))
     );
     assert!(world.sim.calls().is_empty());
+}
+
+#[tokio::test]
+async fn i6_a_policy_that_forbids_a_move_is_named_with_its_rule_and_holds_no_close_or_release_up() {
+    let world = behind(|lab| lab.rule("nsg", "ssh", 100, "Allow", "192.0.2.0/24", "*", "22")).await;
+    let before = world.group_rules("nsg");
+    let forbidden = refused(403, "RequestDisallowedByPolicy");
+    world.sim.fail("PUT", "/securityRules/ssh", usize::MAX, forbidden);
+    let failed = world.azure.lockdown(&world.order(0, posterns_first())).await;
+    let Err(CloudError::Refused { reason }) = failed else { panic!("{failed:?}") };
+    assert!(
+        reason.contains("securityrules/ssh") && reason.contains("forbids the move of this rule"),
+        "{reason}"
+    );
+    assert!(!reason.contains("begin with postern-"), "{reason}");
+    let window = world.window(0, 1, "tcp/22", OUTSIDE);
+    world.open(&window).await;
+    assert!(world.azure.repair(&window.target).await.is_err(), "the move is still due");
+    world.close(&window).await;
+    assert!(!world.admits(OUTSIDE, 0, 22));
+    world.azure.release(&window.target).await.unwrap();
+    assert_eq!(world.group_rules("nsg"), before);
 }
