@@ -37,6 +37,7 @@
 //! All of this runs on one thread ([`handle`]), because the firewall and the disk block.
 
 mod clock_watch;
+mod forward_step;
 mod handle;
 
 use std::collections::BTreeSet;
@@ -54,6 +55,7 @@ use crate::ledger::{Ledger, LedgerError};
 use crate::limits::{LimitExceeded, StateLimits};
 use crate::window_log;
 use clock_watch::ClockWatch;
+use forward_step::ForwardStep;
 pub use handle::{CommandAnswer, Commands, ReconcilerHandle, answer_or_pending, channel, serve, suspended};
 
 /// The host layer as the reconciler uses it.
@@ -95,15 +97,6 @@ pub struct HostReconciler<H> {
     /// The step of the wall clock by which windows may have to be shortened.
     step: Option<ForwardStep>,
     is_connected: bool,
-}
-
-/// A step of the wall clock forward.
-#[derive(Debug)]
-struct ForwardStep {
-    by: Duration,
-    noticed: BootTime,
-    /// True once a session has begun since: the next desired state has the true ends.
-    asked: bool,
 }
 
 /// The generations that this host has followed, for the broker.
@@ -393,22 +386,18 @@ impl<H: HostLayer> HostReconciler<H> {
     /// Notices a step of the wall clock forward. If a hypervisor has paused this machine, that step is the time that no other clock has
     /// counted, and every window ends late by as much. Returns whether a broker can be asked.
     fn notice_step(&mut self, now: &Moment) -> bool {
-        let Some(step) = self.clock_watch.stepped_forward(now) else { return false };
+        let Some(by) = self.clock_watch.stepped_forward(now) else { return false };
         if self.state.accepted().is_none_or(|accepted| accepted.windows.is_empty()) {
             return false;
         }
-        let by = step.saturating_add(self.step.as_ref().map_or(Duration::ZERO, |step| step.by));
-        self.step = Some(ForwardStep { by, noticed: now.boottime, asked: false });
+        self.step = Some(ForwardStep::after(self.step.as_ref(), by, now.boottime));
         self.is_connected
     }
 
-    /// Shortens every window by the step that was noticed, unless the broker has sent, or may soon send, the true ends.
+    /// Shortens every window by the step that was noticed, if that is due.
     fn shorten_by_step(&mut self, now: &Moment) {
-        let waits = |step: &ForwardStep| self.is_connected && now.boottime.since(step.noticed) < ASK_GRACE;
-        if self.step.as_ref().is_none_or(waits) {
-            return;
-        }
-        let Some(step) = self.step.take() else { return };
+        let is_connected = self.is_connected;
+        let Some(step) = self.step.take_if(|step| step.is_due(is_connected, now.boottime)) else { return };
         self.state.shorten(step.by);
         tracing::warn!(
             event = "clock.stepped_forward",
@@ -504,9 +493,6 @@ impl<H: HostLayer> HostReconciler<H> {
 
 /// The time that the watch may take to report a change whose damage was found already.
 const WATCH_EVENT_GRACE: Duration = Duration::from_secs(1);
-
-/// The time that a connected broker has to send the true ends of windows after a step of the wall clock.
-const ASK_GRACE: Duration = Duration::from_secs(3);
 
 /// The generation of a state that no broker has sent.
 const BOOTSTRAP_GENERATION: u64 = 0;
