@@ -211,22 +211,29 @@ impl BrokerConfig {
         })
     }
 
-    /// Checks the modes and the owners of the files with secrets that the broker reads, as far as they exist.
+    /// Checks the modes and the owners of the files with secrets that the broker reads, as far as they exist, and of the directory of the
+    /// audit log's segments.
     ///
     /// # Errors
-    /// Other users can read or change one; the error names the first, and the remedy.
+    /// Other users can read or change a file, or the directory; the error names the first, and the remedy.
     pub fn check_private_files(&self) -> anyhow::Result<()> {
         let dir = self.authority_dir();
         let redis = self.redis.iter().flat_map(store::private_files);
         let azure = self.azure.iter().flat_map(postern_azure::AzureSettings::private_files);
-        let own = [dir.join("records.key"), dir.join("intermediate.key"), self.root_key.clone()];
-        let own = own.into_iter().map(|file| ("data_dir", file));
-        for (key, file) in redis.chain(azure).chain(own) {
+        let own = [dir.join("records.key"), dir.join("intermediate.key")].map(|file| ("data_dir", file));
+        let authority = [
+            ("authority.root_key", self.root_key.clone()),
+            ("authority.people_key", self.people_key.clone()),
+        ];
+        for (key, file) in redis.chain(azure).chain(own).chain(authority) {
             match private_file::open(&file) {
                 // A missing file has an error of its own where it is needed.
                 Ok(_) | Err(PrivateFileError::Read { .. }) => {}
                 Err(error) => anyhow::bail!("{key}: {error}"),
             }
+        }
+        if let Some(segments) = &self.retention.audit {
+            segments.check_dir().map_err(|error| anyhow::anyhow!("retention.audit_dir: {error}"))?;
         }
         Ok(())
     }

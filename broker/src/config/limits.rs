@@ -84,7 +84,13 @@ fn load_balancers(value: &Value) -> Result<Vec<SourcePrefix>, Invalid> {
         let text = value.as_str().ok_or_else(|| {
             Invalid::new(field(i), "is not a text", "write an address or a range in quotation marks")
         })?;
-        text.parse::<SourcePrefix>().map_err(|invalid| invalid.named(&field(i)))
+        let prefix = text.parse::<SourcePrefix>().map_err(|invalid| invalid.named(&field(i)))?;
+        if prefix.net().prefix_len() < if prefix.is_ipv4() { 8 } else { 16 } {
+            let problem = format!("{prefix} holds strangers: no limit for an address would count for them");
+            let remedy = "name the addresses of your load balancers, in ranges of /8 (IPv4) or /16 (IPv6) at the widest";
+            return Err(Invalid::new(field(i), problem, remedy));
+        }
+        Ok(prefix)
     };
     list.iter().enumerate().map(prefix).collect()
 }
@@ -178,6 +184,8 @@ mod tests {
             ("load_balancers = \"192.0.2.1\"", "limits.load_balancers", "a list like"),
             ("load_balancers = [1]", "limits.load_balancers[0]", "quotation marks"),
             ("load_balancers = [\"192.0.2.1\", \"lb\"]", "limits.load_balancers[1]", "203.0.113.7"),
+            ("load_balancers = [\"0.0.0.0/0\"]", "limits.load_balancers[0]", "/8"),
+            ("load_balancers = [\"::/1\"]", "limits.load_balancers[0]", "/16"),
         ] {
             let error = parse(text).unwrap_err();
             assert!(error.contains(key) && error.contains(remedy), "{key}: {error}");

@@ -69,6 +69,7 @@ pub(super) async fn seal(store: &Store, rule: &Segments, now: Timestamp) -> anyh
                 segment.first
             );
         } else {
+            rule.check_dir()?;
             write(&rule.dir, &path, segment.text.as_bytes())?;
         }
         if !cut(store, base, &segment, &path, now).await? {

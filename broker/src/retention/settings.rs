@@ -1,8 +1,11 @@
 //! The settings of retention, and its pace.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use anyhow::ensure;
 use jiff::Timestamp;
 
 /// The most writes in a batch.
@@ -26,6 +29,22 @@ pub struct Segments {
     pub after: Duration,
     /// The directory of the segments.
     pub dir: PathBuf,
+}
+
+impl Segments {
+    /// Checks that no other user can replace a file in the directory, if that exists.
+    ///
+    /// # Errors
+    /// Its mode lets other users write in it.
+    pub fn check_dir(&self) -> anyhow::Result<()> {
+        let Ok(found) = fs::metadata(&self.dir) else { return Ok(()) };
+        let (dir, mode) = (self.dir.display(), found.permissions().mode() & 0o7777);
+        ensure!(
+            mode & 0o022 == 0,
+            "other users can replace the segments in {dir} (mode {mode:04o}); run `chmod 700 {dir}`"
+        );
+        Ok(())
+    }
 }
 
 impl Default for RetentionSettings {
@@ -59,6 +78,20 @@ pub(crate) fn in_days(span: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn i9_segments_go_into_no_directory_that_other_users_can_change() {
+        let dir = tempfile::tempdir().unwrap();
+        let segments = Segments { after: Duration::from_secs(24 * 3600), dir: dir.path().to_owned() };
+        for (mode, is_good) in [(0o700, true), (0o755, true), (0o775, false), (0o777, false), (0o1777, false)]
+        {
+            fs::set_permissions(dir.path(), fs::Permissions::from_mode(mode)).unwrap();
+            let checked = segments.check_dir();
+            assert_eq!(checked.is_ok(), is_good, "{mode:o}: {checked:?}");
+        }
+        let missing = Segments { dir: dir.path().join("missing"), ..segments };
+        missing.check_dir().unwrap();
+    }
 
     #[test]
     fn a_span_is_told_in_days() {
