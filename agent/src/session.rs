@@ -100,7 +100,7 @@ pub enum SessionError {
     /// The broker sent nothing for too long.
     #[error("the broker has been silent for {} s", SILENCE_TIMEOUT.as_secs())]
     Silent,
-    /// This host's clocks have lost time, because its hypervisor paused it: its windows would end late.
+    /// The hypervisor paused this host, whose clocks lost time: windows would end late.
     #[error("this machine was paused for {:.1} s; the agent asks the broker for the true ends of windows", .0.as_secs_f64())]
     LostTime(Duration),
     /// The queue to the network is full.

@@ -14,7 +14,7 @@ use crate::rule_codec::{self, MarkedRule};
 use crate::snapshot::{InstanceContext, InstanceSnapshot, RegionSnapshot};
 use crate::tags;
 
-/// What a sweep of one account and Region found.
+/// The findings of a sweep of one account and Region.
 pub(crate) struct RegionSweep {
     pub(crate) sightings: Vec<Sighting>,
     /// The customer's groups whose rules are parked although no tag lists a holder.

@@ -41,24 +41,24 @@ use crate::tags;
 /// A customer's group, and the rules that are parked for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct CustomerGroup {
-    /// Its id.
+    /// The group's id.
     pub(crate) id: String,
     /// EC2 still shows the group.
     pub(crate) exists: bool,
-    /// Its VPC.
+    /// The group's VPC.
     pub(crate) vpc: String,
-    /// Its ingress rules.
+    /// The ingress rules.
     pub(crate) rules: Vec<GroupRule>,
-    /// Its parked groups, by number.
+    /// The parked groups, by number.
     pub(crate) parked: Vec<ParkedGroup>,
 }
 
 /// A group that keeps copies of originals, and tags of holders.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ParkedGroup {
-    /// Its id.
+    /// The group's id.
     pub(crate) id: String,
-    /// Its number, from 1, among the parked groups of the same customer's group.
+    /// The number, from 1, among the parked groups of the same customer's group.
     pub(crate) number: usize,
     /// The copies.
     pub(crate) rules: Vec<GroupRule>,

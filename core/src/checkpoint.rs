@@ -56,13 +56,13 @@ pub struct Checkpoint {
 /// The relation of a checkpoint to one that is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Relation {
-    /// It is of a longer log, or an operator accepted another log since: it takes the place of the kept one.
+    /// The checkpoint is of a longer log, or an operator accepted another log since: it takes the place of the kept one.
     Newer,
-    /// It names the same head, or an earlier one that the kept one does not contradict.
+    /// The checkpoint names the same head, or an earlier one that the kept one does not contradict.
     NoNewer,
-    /// It was made later, of a shorter log or under an earlier acceptance: the log went back.
+    /// The checkpoint was made later, of a shorter log or under an earlier acceptance: the log went back.
     WentBack,
-    /// It names another hash for the same record: the log was rewritten.
+    /// The checkpoint names another hash for the same record: the log was rewritten.
     Rewritten,
 }
 

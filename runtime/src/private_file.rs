@@ -32,7 +32,7 @@ pub enum PrivateFileError {
         /// The permission bits of the file.
         mode: u32,
     },
-    /// It belongs to another user.
+    /// The file belongs to another user.
     #[error(
         "{path} belongs to another user (uid {owner}), who can change it; run `chown` on it to the user of this program, and \
          `chmod 600 {path}`",
@@ -44,7 +44,7 @@ pub enum PrivateFileError {
         /// The user id of the owner.
         owner: u32,
     },
-    /// It cannot be read.
+    /// The file cannot be read.
     #[error("{} cannot be read", path.display())]
     Read {
         /// The file.

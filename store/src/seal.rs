@@ -16,7 +16,7 @@
 //! ([`Sealing::first`]). A data directory that has a key seals no record that another program wrote, whatever the schema says.
 //!
 //! **On failure.** A store that was sealed with another key is refused as a whole ([`StoreError::OtherKey`]): it is the mistake of an
-//! operator who set up a further broker. What a broker found forged is in [`Forgeries`].
+//! operator who set up a further broker. What a broker found forged is in [`Forgeries`](crate::Forgeries).
 
 use std::fmt;
 use std::sync::Arc;

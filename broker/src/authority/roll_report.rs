@@ -28,7 +28,7 @@ pub struct RollReport {
     file: PathBuf,
 }
 
-/// What a broker reports.
+/// The report of a broker.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WaitingParties {
     /// The key of the next root.

@@ -1,4 +1,4 @@
-//! What follows from the limits: the shares within the process's file descriptors, and the owner of a connection.
+//! Numbers that follow from the limits: the shares within the process's file descriptors, and the owner of a connection.
 
 use std::net::IpAddr;
 

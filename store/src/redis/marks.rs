@@ -10,7 +10,7 @@ pub(super) const MOVED: &str = "moved";
 pub(super) const INCOMPLETE: &str = "incomplete";
 /// The mark of a store whose upgrade was not completed.
 pub(super) const UPGRADING: &str = "upgrading";
-/// That key, and its text.
+/// The key of that mark, and its text.
 pub(super) const UPGRADE: (&str, &str) = (UPGRADING, "1");
 
 /// Refuses a store with a mark.

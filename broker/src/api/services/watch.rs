@@ -71,16 +71,16 @@ struct Watch {
 
 /// The part of the stream that a watcher is in.
 enum Position {
-    /// It sends all grants, page by page.
+    /// The listing: all grants, page by page.
     Listing {
         /// The end of the last page.
         before: Option<GrantId>,
         /// The grants of an earlier listing that this one has not shown yet.
         left: HashSet<GrantId>,
     },
-    /// It sends the grants that have left the filter since an earlier listing.
+    /// The catching up: the grants that have left the filter since an earlier listing.
     Leaving(HashSet<GrantId>),
-    /// It sends each grant that changes.
+    /// The following: each grant that changes.
     Following,
 }
 

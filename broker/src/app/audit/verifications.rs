@@ -42,7 +42,7 @@ pub struct Verifications {
     pub(super) verified: tokio::sync::Mutex<Verified>,
 }
 
-/// What the last verification left.
+/// The state that the last verification left.
 #[derive(Debug, Default)]
 pub(super) struct Verified {
     /// The number of the last verification.
