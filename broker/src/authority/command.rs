@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::Context as _;
 use jiff::Timestamp;
 use postern_pki::Authority;
-use postern_pki::authority::{CaCertificate, PeopleOutcome, RollPhase};
+use postern_pki::authority::{CaCertificate, PeopleOutcome, RollPhase, is_same_file};
 
 use super::{RootKey, Standing, humane};
 use crate::clock::wall;
@@ -23,6 +23,7 @@ pub fn renew(
     replace_people: bool,
 ) -> anyhow::Result<String> {
     let (dir, domain, now) = (config.authority_dir(), &config.trust_domain, wall());
+    check_people_key(config, people_key)?;
     // The one for people first: as soon as the one for agents is marked, only that one signs for people.
     let people = if replace_people {
         Authority::replace_people(&dir, domain, people_key, root_key, now)
@@ -121,6 +122,16 @@ pub fn warnings(config: &BrokerConfig) -> anyhow::Result<Vec<String>> {
         return Ok(Vec::new());
     }
     Ok(Standing::of(config).look(&load(config)?, wall()))
+}
+
+/// Checks that the file for the key that signs for people is not the place of the root's key, which may be offline.
+pub(crate) fn check_people_key(config: &BrokerConfig, people_key: &Path) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        !is_same_file(people_key, &config.root_key),
+        "{} is the place of the root's private key; name another file with --people-key FILE or in [authority] people_key",
+        people_key.display()
+    );
+    Ok(())
 }
 
 /// Reads the authority of a broker.

@@ -8,7 +8,7 @@ use postern_pki::Authority;
 use postern_pki::authority::{PeopleOutcome, RollPhase};
 
 use super::RollReport;
-use super::command::{line, load, people_outcome};
+use super::command::{check_people_key, line, load, people_outcome};
 use super::roll_report::WaitingParties;
 use crate::clock::wall;
 use crate::config::BrokerConfig;
@@ -71,6 +71,7 @@ pub fn switch(
     people_key: &Path,
     force: bool,
 ) -> anyhow::Result<String> {
+    check_people_key(config, people_key)?;
     let authority = load(config)?;
     if authority.phase() == RollPhase::Begun && !force {
         let waiting = RollReport::of(config).read(&authority, wall()).context(FORCE_SWITCH)?;

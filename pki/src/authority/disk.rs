@@ -221,8 +221,12 @@ impl Paths {
     }
 
     /// Moves the key of the next root, and that of the old one, if they are beside the root. The caller holds the lock.
-    pub(super) fn move_root_keys(&self) -> Result<(), PkiError> {
-        if self.next_root_key.symlink_metadata().is_err() {
+    pub(super) fn move_root_keys(&self, next: &[u8]) -> Result<(), PkiError> {
+        // A begin that was interrupted may have left a key that is none of the next root's.
+        let is_next = |key: KeyPair| is_of_key(next, &key);
+        if self.next_root_key.symlink_metadata().is_err()
+            || !credentials::load_key(&self.next_root_key).is_ok_and(is_next)
+        {
             return Ok(());
         }
         if self.root_key.symlink_metadata().is_ok() {

@@ -82,7 +82,7 @@ impl Authority {
     /// and the old one to `retired-root.key`, if they are beside the root.
     ///
     /// # Errors
-    /// No root is being replaced, the next root's key cannot be used, another program changes the authority, or a file cannot be
+    /// No root is being replaced, the next root's key cannot be used, the file for people is refused as by [`Self::renew_people`], another program changes the authority, or a file cannot be
     /// written.
     pub fn switch_root(
         dir: &Path,
@@ -99,13 +99,14 @@ impl Authority {
         let waiting = paths.next_root_key.symlink_metadata().is_ok();
         let place = new_root_key.unwrap_or(if waiting { &paths.next_root_key } else { &paths.root_key });
         let key = || paths.read_root_key(place, &next);
+        paths.check_people_key_if_written(&roots)?;
         let is_under_next = |der: &[u8]| is_signed_by(der, &next);
         // The one for people first: as soon as the one for agents is marked, only that one signs for people.
         let people = paths.renew_people(trust_domain, &next, key()?, now, &|old| !is_under_next(old))?;
         if !paths.agents.read().is_ok_and(|found| is_under_next(&found.certificate)) {
             paths.replace(&paths.agents, trust_domain, &next, key()?, now)?;
         }
-        paths.move_root_keys()?;
+        paths.move_root_keys(&next)?;
         Ok(people)
     }
 
