@@ -108,6 +108,14 @@ impl Paths {
         }
     }
 
+    /// Checks that a file holds the key of the next root (DER), which was made before.
+    pub(super) fn check_next_root_key(&self, place: &Path, next: &[u8]) -> Result<(), PkiError> {
+        if !is_absent(place) && is_of_key(next, &credentials::load_key(place)?) {
+            return Ok(());
+        }
+        Err(PkiError::OtherNextRootKey { path: place.to_owned(), roll: self.roll.clone() })
+    }
+
     /// Reads the key of the next root from a file that exists. The key must be of no certificate, of this authority or beside it.
     pub(super) fn read_new_root_key(&self, place: &Path, roots: &Roots) -> Result<KeyPair, PkiError> {
         let text = files::read_private(place)?;

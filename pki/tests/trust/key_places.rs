@@ -147,3 +147,45 @@ fn a_switch_leaves_a_key_that_is_not_the_next_roots_where_it_is() {
     Authority::switch_root(ca.dir.path(), &domain(), Some(&new), &file("people.key"), now()).unwrap();
     assert!(fs::read(file("root.key")).unwrap() == root_key && !file("retired-root.key").exists());
 }
+
+#[test]
+fn the_key_of_a_certificate_is_no_new_roots() {
+    let at = OnAStick::new();
+    // The key of an intermediate in a file without its certificate, of the present one and of one that was replaced.
+    let bare = |name: &str, to: &str| {
+        let text = fs::read_to_string(at.at(name)).unwrap();
+        at.write(to, &text[..text.find("-----BEGIN CERTIFICATE-----").unwrap()]);
+    };
+    bare("people.key", "replaced.key");
+    at.renew(&at.at("people.key")).unwrap();
+    bare("people.key", "bare.key");
+    at.ca.agent().save(&at.at("agent")).unwrap();
+    fs::rename(at.at("agent/key.pem"), at.at("agent.pem")).unwrap();
+    fs::remove_dir_all(at.at("agent")).unwrap();
+    let before = at.files();
+    let taken = ["root.key", "people.key", "bare.key", "replaced.key", "agent.pem", "notes.txt"];
+    let absent = ["root.key", "people.key", "retired-root.key", "revoked.txt", "records.key"];
+    let intermediate = [at.ca("intermediate.key"), at.ca("people.pem"), at.ca("roll.pem")];
+    let absent = absent.map(|name| at.ca(name)).into_iter().chain(intermediate);
+    for file in taken.map(|name| at.at(name)).into_iter().chain(absent) {
+        let refused = at.begin(&file).expect_err(&file.display().to_string()).to_string();
+        assert!(refused.contains(&file.display().to_string()), "{refused}");
+        assert!(at.files() == before, "{}: a command changed a file", file.display());
+    }
+    at.begin(&at.at("new.key")).unwrap();
+}
+
+#[test]
+fn a_second_begin_names_the_file_of_the_key_or_is_refused() {
+    let at = OnAStick::new();
+    let next = at.begin(&at.at("new.key")).unwrap();
+    let before = at.files();
+    for other in ["other.key", "people.key", "root.key"] {
+        let refused = at.begin(&at.at(other)).unwrap_err();
+        assert!(matches!(refused, PkiError::OtherNextRootKey { .. }), "{other}: {refused}");
+    }
+    assert!(at.files() == before);
+    assert_eq!(at.begin(&at.at("new.key")).unwrap(), next);
+    let repeated = Authority::begin_roll(at.dir(), &domain(), &at.at("root.key"), None, now()).unwrap();
+    assert_eq!(repeated, next);
+}
