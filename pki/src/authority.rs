@@ -197,7 +197,11 @@ impl Authority {
     /// The list cannot be read.
     pub fn previous(&self, now: Timestamp) -> Result<Vec<CaCertificate>, PkiError> {
         let (what, loaded) = (self.paths.previous.display().to_string(), self.loaded());
-        let previous = self.paths.read_previous(now)?;
+        let mut previous = self.paths.read_previous(now)?;
+        // The file with the key may be an older one than the file that signed last.
+        let (copy, people) = (self.paths.people.read_copy(), self.paths.people_certificate().ok().flatten());
+        let is_listed = |copy: &Vec<u8>| previous.contains(copy) || people.as_ref() == Some(copy);
+        previous.extend(copy.filter(|copy| !is_listed(copy)));
         let trusted = previous.iter().filter(|der| loaded.roots.signer_of(der).is_some());
         trusted.map(|der| CaCertificate::read(&what, der)).collect()
     }

@@ -189,3 +189,23 @@ fn a_second_begin_names_the_file_of_the_key_or_is_refused() {
     let repeated = Authority::begin_roll(at.dir(), &domain(), &at.at("root.key"), None, now()).unwrap();
     assert_eq!(repeated, next);
 }
+
+#[test]
+fn an_intermediate_for_people_that_another_file_replaced_is_listed() {
+    let at = OnAStick::new();
+    fs::copy(at.at("people.key"), at.at("copy.key")).unwrap();
+    at.begin(&at.at("new.key")).unwrap();
+    let renewed = |outcome: PeopleOutcome| match outcome {
+        PeopleOutcome::Renewed(made) => *made,
+        PeopleOutcome::Kept | PeopleOutcome::Offline(_) => panic!("it is not renewed"),
+    };
+    let one = renewed(at.switch(&at.at("people.key")).unwrap());
+    let other = renewed(at.switch(&at.at("copy.key")).unwrap());
+    let load = |key: &str| Authority::load(at.dir(), &domain()).unwrap().with_people_key(&at.at(key));
+    let lists = |key: &str, made: &CaCertificate| load(key).previous(now()).unwrap().contains(made);
+    assert!(lists("absent.key", &one) && load("absent.key").people().as_ref() == Some(&other));
+    // With the older file at hand the newer intermediate is no less trusted.
+    assert!(lists("people.key", &other) && load("people.key").people().as_ref() == Some(&one));
+    assert_eq!(at.switch(&at.at("people.key")).unwrap(), PeopleOutcome::Kept);
+    assert!(lists("absent.key", &other) && load("absent.key").people() == Some(one));
+}
