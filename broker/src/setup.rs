@@ -12,6 +12,7 @@ use postern_runtime::files;
 use postern_runtime::private_place::private_place;
 use postern_store::{IssuedCertificate, IssuedPrincipal};
 
+use crate::authority::command::check_people_key;
 use crate::clock::wall;
 use crate::config::BrokerConfig;
 use crate::principals::{IssuedEntry, Journal, with_issued};
@@ -27,6 +28,7 @@ const MAX_LIFETIME: Duration = Duration::from_secs(365 * 24 * 3600);
 /// # Errors
 /// It was done before, or a file cannot be written.
 pub async fn init(config: &BrokerConfig, administrator: Name) -> anyhow::Result<()> {
+    check_people_key(config, &config.people_key)?;
     let dir = &config.data_dir;
     let place = private_place(dir).context("cannot keep keys in data_dir")?;
     files::make_private_dir_all(&place).with_context(|| format!("cannot make {}", dir.display()))?;

@@ -15,6 +15,7 @@
 
 mod certificate;
 mod disk;
+mod key_place;
 mod renewal;
 mod revoked;
 mod roll;
@@ -35,6 +36,7 @@ pub use self::certificate::CaCertificate;
 pub(crate) use self::certificate::{is_self_issued, is_signed_by};
 use self::disk::Paths;
 pub use self::disk::PeopleOutcome;
+pub use self::key_place::is_same_file;
 pub use self::roots::RollPhase;
 use self::roots::Roots;
 pub use self::signer::Issued;
@@ -92,7 +94,7 @@ impl Authority {
     /// Makes the same with the key of the intermediate for people in this file.
     ///
     /// # Errors
-    /// As [`Self::init`].
+    /// As [`Self::init`], and the file is the place of another file of the authority.
     pub fn init_with(
         dir: &Path,
         people_key: &Path,
@@ -100,6 +102,7 @@ impl Authority {
         now: Timestamp,
     ) -> Result<Self, PkiError> {
         let paths = Paths::of(dir).with_people_key(people_key);
+        paths.check_place_for_people()?;
         for path in paths.all() {
             if path.symlink_metadata().is_ok() {
                 return Err(PkiError::Exists { path: path.clone() });
@@ -194,7 +197,11 @@ impl Authority {
     /// The list cannot be read.
     pub fn previous(&self, now: Timestamp) -> Result<Vec<CaCertificate>, PkiError> {
         let (what, loaded) = (self.paths.previous.display().to_string(), self.loaded());
-        let previous = self.paths.read_previous(now)?;
+        let mut previous = self.paths.read_previous(now)?;
+        // The file with the key may be an older one than the file that signed last.
+        let (copy, people) = (self.paths.people.read_copy(), self.paths.people_certificate().ok().flatten());
+        let is_listed = |copy: &Vec<u8>| previous.contains(copy) || people.as_ref() == Some(copy);
+        previous.extend(copy.filter(|copy| !is_listed(copy)));
         let trusted = previous.iter().filter(|der| loaded.roots.signer_of(der).is_some());
         trusted.map(|der| CaCertificate::read(&what, der)).collect()
     }

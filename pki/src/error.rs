@@ -101,6 +101,52 @@ pub enum PkiError {
         /// The file.
         path: PathBuf,
     },
+    /// A file cannot take a new private key that signs for people.
+    #[error(
+        "{} cannot take the private key that signs for people: {problem}; name a file that does not exist, or the one with that key, with \
+         --people-key FILE or in [authority] people_key",
+        path.display()
+    )]
+    NoPlaceForPeopleKey {
+        /// The file.
+        path: PathBuf,
+        /// The problem.
+        problem: String,
+    },
+    /// A file cannot hold the next root's key.
+    #[error(
+        "{} cannot hold the next root's private key: {problem}; name a file that does not exist with --new-root-key FILE",
+        path.display()
+    )]
+    NoPlaceForRootKey {
+        /// The file.
+        path: PathBuf,
+        /// The problem.
+        problem: String,
+    },
+    /// A file does not hold the key of the next root, which was made before.
+    #[error(
+        "{} does not hold the private key of the next root, which {} has already; name the file that the first `roll begin` wrote, or \
+         leave out --new-root-key",
+        path.display(),
+        roll.display()
+    )]
+    OtherNextRootKey {
+        /// The file.
+        path: PathBuf,
+        /// The file with the next root's certificate.
+        roll: PathBuf,
+    },
+    /// No root is being replaced that could be finished.
+    #[error(
+        "no root is being replaced, and nothing was changed: the root is {serial}, good until {end:.0}; if `roll finish` ran before, it is done"
+    )]
+    NothingToFinish {
+        /// The serial number of the root.
+        serial: String,
+        /// The end of the root.
+        end: jiff::Timestamp,
+    },
     /// No root is being replaced.
     #[error("no root is being replaced; begin with `postern-broker authority roll begin --root-key FILE`")]
     NoRoll,

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::Context as _;
 use jiff::Timestamp;
 use postern_pki::Authority;
-use postern_pki::authority::{CaCertificate, PeopleOutcome, RollPhase};
+use postern_pki::authority::{CaCertificate, PeopleOutcome, RollPhase, is_same_file};
 
 use super::{RootKey, Standing, humane};
 use crate::clock::wall;
@@ -23,6 +23,7 @@ pub fn renew(
     replace_people: bool,
 ) -> anyhow::Result<String> {
     let (dir, domain, now) = (config.authority_dir(), &config.trust_domain, wall());
+    check_people_key(config, people_key)?;
     // The one for people first: as soon as the one for agents is marked, only that one signs for people.
     let people = if replace_people {
         Authority::replace_people(&dir, domain, people_key, root_key, now)
@@ -70,9 +71,13 @@ pub fn status(config: &BrokerConfig) -> anyhow::Result<(String, usize)> {
     if authority.phase() == RollPhase::Switched {
         text += &line("old root, still trusted", &authority.old_root(), now);
     }
-    let (agents, people) = (authority.intermediate(), authority.people());
+    let (agents, people, revoked) = (authority.intermediate(), authority.people(), authority.revoked()?);
     let mut add = |line: String| text += &line;
-    add(line("intermediate", &agents, now));
+    let of_state = |role: &str, state: &str, found: &CaCertificate| {
+        let state = if revoked.contains(&found.key) { ", revoked" } else { state };
+        line(&format!("{role}{state}"), found, now)
+    };
+    add(of_state("intermediate", "", &agents));
     let signs = match (agents.purpose, &people) {
         (None, None) => {
             "for agents, brokers and people: `postern-broker authority renew --root-key FILE` makes two of it".to_owned()
@@ -84,7 +89,7 @@ pub fn status(config: &BrokerConfig) -> anyhow::Result<(String, usize)> {
     };
     add(format!("  it signs {signs}\n"));
     if let Some(people) = people {
-        add(line("intermediate for people", &people, now));
+        add(of_state("intermediate for people", "", &people));
         let file = authority.people_key_file().display().to_string();
         let is_there = authority.people_key_file().exists();
         add(format!(
@@ -93,9 +98,9 @@ pub fn status(config: &BrokerConfig) -> anyhow::Result<(String, usize)> {
         ));
     }
     for previous in authority.previous(now)? {
-        add(line("replaced, still trusted", &previous, now));
+        add(of_state("replaced", ", still trusted", &previous));
     }
-    for key in authority.revoked()? {
+    for key in &revoked {
         add(format!("revoked: {key}\n"));
     }
     let file = config.root_key.display();
@@ -123,6 +128,16 @@ pub fn warnings(config: &BrokerConfig) -> anyhow::Result<Vec<String>> {
     Ok(Standing::of(config).look(&load(config)?, wall()))
 }
 
+/// Checks that the file for the key that signs for people is not the place of the root's key, which may be offline.
+pub(crate) fn check_people_key(config: &BrokerConfig, people_key: &Path) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        !is_same_file(people_key, &config.root_key),
+        "{} is the place of the root's private key; name another file with --people-key FILE or in [authority] people_key",
+        people_key.display()
+    );
+    Ok(())
+}
+
 /// Reads the authority of a broker.
 pub(super) fn load(config: &BrokerConfig) -> anyhow::Result<Authority> {
     let authority = Authority::load(&config.authority_dir(), &config.trust_domain)
@@ -143,4 +158,56 @@ pub(super) fn line(role: &str, certificate: &CaCertificate, now: Timestamp) -> S
         "{role}: {subject}, serial {serial}, {:.0} to {:.0}, {left}\n  key {key}\n",
         life.not_before, life.not_after
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::PathBuf;
+
+    use super::super::{revoke_command, roll_command};
+    use super::*;
+
+    /// Makes an authority, and returns its configuration; the key of the root is offline, in the returned file.
+    fn an_authority(dir: &Path) -> (BrokerConfig, PathBuf) {
+        let (data, file, offline) = (dir.join("data"), dir.join("broker.toml"), dir.join("root.key"));
+        let text =
+            format!("data_dir = {data:?}\nlisten = \"127.0.0.1:7443\"\nnames = [\"broker.example.org\"]\n");
+        fs::write(&file, text).unwrap();
+        let config = BrokerConfig::load(&file).unwrap();
+        Authority::init(&config.authority_dir(), &config.trust_domain, wall()).unwrap();
+        fs::rename(&config.root_key, &offline).unwrap();
+        (config, offline)
+    }
+
+    #[test]
+    fn a_replaced_intermediate_that_is_revoked_is_not_shown_as_trusted() {
+        let dir = tempfile::tempdir().unwrap();
+        let (config, root_key) = an_authority(dir.path());
+        let key = load(&config).unwrap().intermediate().key;
+        renew(&config, &root_key, &config.people_key, false).unwrap();
+        assert_eq!(status(&config).unwrap().0.matches("replaced, still trusted: ").count(), 2);
+        revoke_command::revoke(&config, key, None, &config.people_key).unwrap();
+        let text = status(&config).unwrap().0;
+        assert_eq!(text.matches("replaced, still trusted: ").count(), 1, "{text}");
+        assert_eq!(text.matches("replaced, revoked: ").count(), 1, "{text}");
+    }
+
+    #[test]
+    fn the_place_of_a_key_that_is_offline_takes_no_other_key() {
+        let dir = tempfile::tempdir().unwrap();
+        let (config, root_key) = an_authority(dir.path());
+        let elsewhere = dir.path().join("people.key");
+        fs::rename(&config.people_key, &elsewhere).unwrap();
+        let place_of_root = config.root_key.clone();
+        let begun = roll_command::begin(&config, &root_key, Some(&config.people_key));
+        let refused = [
+            renew(&config, &root_key, &place_of_root, true).err(),
+            roll_command::begin(&config, &root_key, Some(&place_of_root)).err(),
+            begun.err(),
+            roll_command::switch(&config, None, &place_of_root, true).err(),
+        ];
+        assert!(refused.iter().all(Option::is_some), "{refused:?}");
+        assert!(!place_of_root.exists() && !config.people_key.exists());
+    }
 }

@@ -7,7 +7,7 @@ use postern_core::KeyHash;
 use postern_pki::Authority;
 use postern_pki::purpose::Purpose;
 
-use super::command::load;
+use super::command::{check_people_key, load};
 use crate::clock::wall;
 use crate::config::BrokerConfig;
 
@@ -31,6 +31,7 @@ pub fn revoke(
         let root_key = root_key.context(
             "this intermediate signs now, so that it must be replaced first; add --root-key FILE with the root's private key",
         )?;
+        check_people_key(config, people_key)?;
         let failed = "cannot replace the intermediate";
         if signs_for_people {
             Authority::replace_people(&dir, domain, people_key, root_key, now).context(failed)?;

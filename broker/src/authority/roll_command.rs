@@ -5,10 +5,10 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use postern_pki::Authority;
-use postern_pki::authority::{PeopleOutcome, RollPhase};
+use postern_pki::authority::{PeopleOutcome, RollPhase, is_same_file};
 
 use super::RollReport;
-use super::command::{line, load, people_outcome};
+use super::command::{check_people_key, line, load, people_outcome};
 use super::roll_report::WaitingParties;
 use crate::clock::wall;
 use crate::config::BrokerConfig;
@@ -22,6 +22,15 @@ const MAX_SHOWN: usize = 20;
 /// The root or its key cannot be used, or a file cannot be written.
 pub fn begin(config: &BrokerConfig, root_key: &Path, new_root_key: Option<&Path>) -> anyhow::Result<String> {
     let dir = config.authority_dir();
+    if let Some(place) = new_root_key {
+        for (key, other) in [("root_key", &config.root_key), ("people_key", &config.people_key)] {
+            anyhow::ensure!(
+                !is_same_file(place, other),
+                "{} is the file of [authority] {key}; name another one with --new-root-key FILE",
+                place.display()
+            );
+        }
+    }
     let next = Authority::begin_roll(&dir, &config.trust_domain, root_key, new_root_key, wall())
         .context("cannot begin to replace the root")?;
     Ok(format!(
@@ -71,6 +80,7 @@ pub fn switch(
     people_key: &Path,
     force: bool,
 ) -> anyhow::Result<String> {
+    check_people_key(config, people_key)?;
     let authority = load(config)?;
     if authority.phase() == RollPhase::Begun && !force {
         let waiting = RollReport::of(config).read(&authority, wall()).context(FORCE_SWITCH)?;

@@ -101,13 +101,19 @@ impl Slot {
         files::write_beside(&self.copy, &pem, 0o644)
     }
 
-    /// Reads the certificate of the intermediate that is about to be replaced; none if no file holds it.
-    fn read_replaced(&self) -> Option<Vec<u8>> {
-        if let Ok(found) = self.read() {
-            return Some(found.certificate);
-        }
-        let copy = credentials::load_certificates(&self.copy).ok()?;
-        let [copy] = <[Vec<u8>; 1]>::try_from(copy).ok()?;
+    /// Reads the certificates of the intermediate that is about to be replaced: two if its file and the copy hold different ones, as after
+    /// a renewal with another file for the key. The one beside the key is the last.
+    fn read_replaced(&self) -> Vec<Vec<u8>> {
+        let beside_the_key = self.read().ok().map(|found| found.certificate);
+        let mut replaced: Vec<Vec<u8>> = self.read_copy().into_iter().collect();
+        replaced.retain(|copy| Some(copy) != beside_the_key.as_ref());
+        replaced.extend(beside_the_key);
+        replaced
+    }
+
+    /// Reads the certificate of the copy; none if it holds no single one.
+    pub(super) fn read_copy(&self) -> Option<Vec<u8>> {
+        let copy = only(&self.copy, credentials::load_certificates(&self.copy).ok()?).ok()?;
         CaCertificate::read("the copy", &copy).is_ok().then_some(copy)
     }
 
@@ -180,7 +186,7 @@ impl Paths {
     ) -> Result<Vec<u8>, PkiError> {
         let key = KeyPair::generate()?;
         let made = certificate::intermediate(&key, slot.purpose, trust_domain, root, root_key, now)?;
-        if let Some(replaced) = slot.read_replaced() {
+        for replaced in slot.read_replaced() {
             self.remember(&replaced, now)?;
         }
         slot.write(&key, &made)?;
@@ -202,11 +208,20 @@ impl Paths {
             return Ok(PeopleOutcome::Offline(self.people.key.clone()));
         }
         if is_at_hand && self.people.read().is_ok_and(|found| !due(&found.certificate)) {
+            self.remember_copy_of_people(now)?;
             self.people.mend_copy()?;
             return Ok(PeopleOutcome::Kept);
         }
         let made = self.replace(&self.people, trust_domain, root, root_key, now)?;
         Ok(PeopleOutcome::Renewed(Box::new(CaCertificate::read("the new intermediate", &made)?)))
+    }
+
+    /// Remembers the intermediate of the copy for people, if the file with the key holds another one. The caller holds the lock.
+    fn remember_copy_of_people(&self, now: Timestamp) -> Result<(), PkiError> {
+        match self.people.read_copy() {
+            Some(copy) if self.people.read()?.certificate != copy => self.remember(&copy, now),
+            Some(_) | None => Ok(()),
+        }
     }
 
     /// Reads the certificate of the intermediate for people; none if there is no such intermediate yet.
@@ -221,8 +236,12 @@ impl Paths {
     }
 
     /// Moves the key of the next root, and that of the old one, if they are beside the root. The caller holds the lock.
-    pub(super) fn move_root_keys(&self) -> Result<(), PkiError> {
-        if self.next_root_key.symlink_metadata().is_err() {
+    pub(super) fn move_root_keys(&self, next: &[u8]) -> Result<(), PkiError> {
+        // A begin that was interrupted may have left a key that is none of the next root's.
+        let is_next = |key: KeyPair| is_of_key(next, &key);
+        if self.next_root_key.symlink_metadata().is_err()
+            || !credentials::load_key(&self.next_root_key).is_ok_and(is_next)
+        {
             return Ok(());
         }
         if self.root_key.symlink_metadata().is_ok() {

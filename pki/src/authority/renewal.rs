@@ -5,7 +5,7 @@ use std::path::Path;
 use jiff::Timestamp;
 
 use super::disk::{Paths, PeopleOutcome};
-use super::roots::read_active_root;
+use super::roots::{Roots, read_active_root};
 use super::{Authority, CaCertificate};
 use crate::credentials::KeyPair;
 use crate::life::is_renewal_due;
@@ -37,7 +37,7 @@ impl Authority {
     /// key is not in that file, it stays.
     ///
     /// # Errors
-    /// As [`Self::renew`].
+    /// As [`Self::renew`]; the file exists and holds anything but an intermediate for people of this authority.
     pub fn renew_people(
         dir: &Path,
         trust_domain: &TrustDomain,
@@ -48,13 +48,14 @@ impl Authority {
         let paths = Paths::of(dir).with_people_key(people_key);
         let (root, root_key) = read_active_root(&paths, root_key)?;
         let _lock = paths.lock()?;
+        paths.check_people_key_if_written(&Roots::read(&paths)?)?;
         paths.renew_people(trust_domain, &root, root_key, now, &|_| true)
     }
 
     /// Makes a new intermediate for people, whether or not the key of the old one is there.
     ///
     /// # Errors
-    /// As [`Self::renew`].
+    /// As [`Self::renew_people`].
     pub fn replace_people(
         dir: &Path,
         trust_domain: &TrustDomain,
@@ -65,6 +66,7 @@ impl Authority {
         let paths = Paths::of(dir).with_people_key(people_key);
         let (root, root_key) = read_active_root(&paths, root_key)?;
         let _lock = paths.lock()?;
+        paths.check_people_key(&Roots::read(&paths)?)?;
         let made = paths.replace(&paths.people, trust_domain, &root, root_key, now)?;
         CaCertificate::read("the new intermediate", &made)
     }
@@ -98,6 +100,7 @@ impl Authority {
         let is_for_all = self.loaded().signer.facts.purpose.is_none();
         if is_for_all && paths.people_certificate()?.is_none() {
             let (root, key) = read_active_root(paths, root_key)?;
+            paths.check_people_key_if_written(&Roots::read(paths)?)?;
             paths.renew_people(trust_domain, &root, key, now, &|_| false)?;
         }
         paths.replace(&paths.agents, trust_domain, root, key, now).map(drop)
@@ -117,6 +120,7 @@ impl Authority {
         }
         let (root, key) = read_active_root(&self.paths, root_key)?;
         let _lock = self.paths.lock()?;
+        self.paths.check_people_key_if_written(&Roots::read(&self.paths)?)?;
         match self.paths.renew_people(&self.trust_domain, &root, key, now, &|_| true)? {
             PeopleOutcome::Renewed(made) => Ok(Some(*made)),
             PeopleOutcome::Kept | PeopleOutcome::Offline(_) => Ok(None),

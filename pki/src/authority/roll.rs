@@ -11,7 +11,7 @@
 //!   no path length counts it: a root of an earlier version (path length 1) vouches like a new one.
 //! - `roll.pem` holds the next root and the voucher. It exists while a root is being replaced.
 //!
-//! **The course.** Each step is one rename, and each can be repeated: after a crash the state before or after it is on disk.
+//! **The course.** Each step is one rename, and each can be repeated until the replacement has ended: after a crash the state before or after it is on disk.
 //!
 //! | step | changes | from then on |
 //! | --- | --- | --- |
@@ -28,7 +28,7 @@ use std::path::Path;
 use jiff::Timestamp;
 
 use super::Authority;
-use super::certificate::{self, CaCertificate, is_of_key, is_signed_by};
+use super::certificate::{self, CaCertificate, is_signed_by};
 use super::disk::{Paths, PeopleOutcome};
 use super::roots::{RollPhase, Roots};
 use crate::credentials::{self, KeyPair};
@@ -37,11 +37,11 @@ use crate::{PkiError, TrustDomain, files};
 impl Authority {
     /// Begins to replace the root: makes the next root, and lets the old one vouch for it. Returns the next root; a repeated call
     /// finds the one that is there. `new_root_key` is the file for the next root's key, `next-root.key` beside the root if not set;
-    /// a key that is there already is used.
+    /// a key that is there already is used if it is of no certificate.
     ///
     /// # Errors
-    /// The root's key cannot be used, the root is not valid at `now`, the next root's key is the old one's or another than that
-    /// of the next root, another program changes the authority, or a file cannot be written.
+    /// The root's key cannot be used, the root is not valid at `now`, the file for the next root's key is the place of another file or
+    /// holds the key of a certificate, the next root is there and its key is not in that file, another program changes the authority, or a file cannot be written.
     pub fn begin_roll(
         dir: &Path,
         trust_domain: &TrustDomain,
@@ -54,22 +54,21 @@ impl Authority {
         let _lock = paths.lock()?;
         let roots = Roots::read(&paths)?;
         if let Some(next) = roots.next {
-            if new_root_key.is_some() && place.symlink_metadata().is_ok() {
-                paths.read_root_key(place, &next.root.der)?;
+            // The file of a call that made no key would be missed at the switch.
+            if new_root_key.is_some() {
+                paths.check_next_root_key(place, &next.root.der)?;
             }
             return Ok(next.root.facts);
         }
         let old_key = paths.read_root_key(root_key, &roots.root.der)?;
+        paths.check_next_root_place(place)?;
         let key = if place.symlink_metadata().is_ok() {
-            credentials::load_key(place)?
+            paths.read_new_root_key(place, &roots)?
         } else {
             let key = KeyPair::generate()?;
             files::write_beside(place, &key.0.serialize_pem(), 0o600)?;
             key
         };
-        if is_of_key(&roots.root.der, &key) {
-            return Err(PkiError::SameRootKey { path: place.to_owned() });
-        }
         let next = certificate::root(&key, trust_domain, now)?;
         let voucher = certificate::voucher(&key, trust_domain, &roots.root.der, old_key, now)?;
         let facts = CaCertificate::read("the next root", &next)?;
@@ -82,7 +81,7 @@ impl Authority {
     /// and the old one to `retired-root.key`, if they are beside the root.
     ///
     /// # Errors
-    /// No root is being replaced, the next root's key cannot be used, another program changes the authority, or a file cannot be
+    /// No root is being replaced, the next root's key cannot be used, the file for people is refused as by [`Self::renew_people`], another program changes the authority, or a file cannot be
     /// written.
     pub fn switch_root(
         dir: &Path,
@@ -99,29 +98,33 @@ impl Authority {
         let waiting = paths.next_root_key.symlink_metadata().is_ok();
         let place = new_root_key.unwrap_or(if waiting { &paths.next_root_key } else { &paths.root_key });
         let key = || paths.read_root_key(place, &next);
+        paths.check_people_key_if_written(&roots)?;
         let is_under_next = |der: &[u8]| is_signed_by(der, &next);
         // The one for people first: as soon as the one for agents is marked, only that one signs for people.
         let people = paths.renew_people(trust_domain, &next, key()?, now, &|old| !is_under_next(old))?;
         if !paths.agents.read().is_ok_and(|found| is_under_next(&found.certificate)) {
             paths.replace(&paths.agents, trust_domain, &next, key()?, now)?;
         }
-        paths.move_root_keys()?;
+        paths.move_root_keys(&next)?;
         Ok(people)
     }
 
-    /// Ends the replacement: the next root becomes the root, and the old one is no longer trusted. Returns the root; a repeated call
-    /// finds it in place. With `force`, certificates of people under the old root do not hinder it.
+    /// Ends the replacement: the next root becomes the root, and the old one is no longer trusted. Returns the root. With `force`, certificates of people under the old root do not hinder it.
     ///
     /// # Errors
-    /// The next root does not sign yet, the intermediate for people is still under the old root, another program changes the
+    /// No root is being replaced, also once the replacement has ended; the next root does not sign yet; the intermediate for people is still under the old root, another program changes the
     /// authority, or a file cannot be written.
     pub fn finish_roll(dir: &Path, now: Timestamp, force: bool) -> Result<CaCertificate, PkiError> {
         let paths = Paths::of(dir);
         let _lock = paths.lock()?;
         let roots = Roots::read(&paths)?;
         let Some(next) = roots.next.clone() else {
+            let root = roots.root.facts;
+            if paths.roll.symlink_metadata().is_err() {
+                return Err(PkiError::NothingToFinish { serial: root.serial, end: root.life.not_after });
+            }
             files::remove(&paths.roll)?;
-            return Ok(roots.root.facts);
+            return Ok(root);
         };
         let agents = paths.agents.read()?;
         if roots.phase(&agents.certificate) != RollPhase::Switched {

@@ -5,6 +5,7 @@ mod authority;
 mod checkpoints;
 mod forgery;
 mod handshakes;
+mod key_places;
 mod parties;
 mod purposes;
 mod renewal;

@@ -157,7 +157,8 @@ fn i7_the_holder_of_an_intermediates_key_names_no_root() {
 fn each_step_can_be_repeated_and_completes_an_interrupted_one() {
     let ca = Ca::new();
     assert!(matches!(switch(&ca), Err(PkiError::NoRoll)));
-    finish(&ca).unwrap();
+    let refused = finish(&ca).unwrap_err();
+    assert!(refused.to_string().contains("no root is being replaced, and nothing was changed"), "{refused}");
     let old_root_key = fs::read(file(&ca, "root.key")).unwrap();
 
     // Killed after the key: the same key is used.
@@ -197,6 +198,7 @@ fn each_step_can_be_repeated_and_completes_an_interrupted_one() {
     assert_eq!((ca.authority.phase(), ca.authority.roots().len()), (RollPhase::Settled, 1));
     assert_eq!(finish(&ca).unwrap(), next);
     assert!(!file(&ca, "roll.pem").exists());
+    assert!(matches!(finish(&ca), Err(PkiError::NothingToFinish { .. })), "it is done");
 }
 
 #[test]
