@@ -30,6 +30,7 @@ use tokio::sync::watch;
 use crate::api::{self, Authenticators, Listener};
 use crate::app::access::{Deciding, RequestQuotas};
 use crate::app::audit::Verifications;
+use crate::app::audit::{FULL_INTERVAL, keep_verifying};
 use crate::app::caller_address::AddressProofs;
 use crate::app::denials::{self, Denials, SUMMARY_INTERVAL};
 use crate::app::{About, App, CloneAttempts};
@@ -221,6 +222,8 @@ async fn start(
     tasks.spawn("retention", parts.retention(config).keep(reporter));
     let reporter = parts.reporter(Task::Checkpoints, Some(checkpoints::LOOK_INTERVAL));
     tasks.spawn("checkpoints", parts.checkpoint_keeper(config, &app).keep(reporter));
+    let reporter = parts.reporter(Task::Verification, Some(FULL_INTERVAL));
+    tasks.spawn("verification", keep_verifying(Arc::clone(&app), reporter));
     let mut phase = parts.shutdown.clone();
     let stopping = async move {
         phase.wait_for(|phase| *phase == ShutdownPhase::Stopping).await.ok();
@@ -376,6 +379,7 @@ impl Parts {
             store: self.store.clone(),
             cluster: Arc::clone(&self.cluster),
             cloud: Arc::clone(&self.cloud),
+            checkpoints: Arc::clone(&self.checkpoints),
             settings: config.retention.clone(),
             clock: self.clock,
         }

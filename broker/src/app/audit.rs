@@ -7,13 +7,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{App, Error};
-use verifications::AuditedStore;
-pub use verifications::{Verification, Verifications};
+use crate::clock::boottime;
+use crate::signals::rounds::RoundReporter;
+pub(crate) use verifications::AuditedStore;
+pub use verifications::{FULL_INTERVAL, Verification, Verifications};
 
 /// The lines that one read of the store returns at most.
 const PAGE_SIZE: usize = 500;
 /// The interval at which a follower reads new lines.
 const FOLLOW_INTERVAL: Duration = Duration::from_millis(250);
+
+/// The time after which a verification that the store failed is tried again.
+const RETRY_AFTER: Duration = Duration::from_secs(60);
 
 /// A reader of the audit log.
 pub struct Tail {
@@ -62,6 +67,20 @@ pub async fn verify(app: &App, full: bool) -> Result<Verification, Error> {
     let audited =
         AuditedStore { store: &app.store, checkpoints: &app.checkpoints, roots: app.authority.roots() };
     Ok(app.verifications.verify(&audited, full).await?)
+}
+
+/// Verifies the whole audit log at the start and then every [`FULL_INTERVAL`], until the process ends. A log that is broken
+/// raises the alarm ([`crate::checkpoints`]).
+///
+/// # Errors
+/// Never: a verification that the store fails is tried again.
+pub async fn keep_verifying(app: Arc<App>, reporter: RoundReporter) -> anyhow::Result<()> {
+    loop {
+        let round = verify(&app, true).await;
+        let pause = if round.is_ok() { FULL_INTERVAL } else { RETRY_AFTER };
+        reporter.report(boottime(), round.map(drop).map_err(|error| error.to_string()));
+        tokio::time::sleep(pause).await;
+    }
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use crate::config::BrokerConfig;
 /// # Errors
 /// The file cannot be read.
 pub fn status(config: &BrokerConfig) -> anyhow::Result<(String, bool)> {
-    let Memory { trusted, alarm } = MemoryFile::of(&config.data_dir).read()?;
+    let Memory { trusted, alarm, .. } = MemoryFile::of(&config.data_dir).read()?;
     let mut text = match &trusted {
         None => "checkpoint: none yet\n".to_owned(),
         Some(trusted) => {

@@ -11,7 +11,7 @@ use postern_store::{Store, StoreError, Transaction};
 
 use super::Checkpoints;
 use super::alarm::{Alarm, AlarmKind};
-use super::memory::{Acceptance, Memory, MemoryFile};
+use super::memory::{Memory, MemoryFile};
 use crate::clock::{Clock, boottime, wall};
 use crate::signals::rounds::RoundReporter;
 use crate::telemetry;
@@ -20,8 +20,6 @@ use crate::telemetry;
 pub const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 /// The lines that one read of the store returns at most.
 const PAGE_SIZE: usize = 500;
-/// The records at the end of the log among which the keeper looks for an acceptance by another broker.
-const ACCEPTANCE_SEARCH: u64 = 1000;
 
 /// Keeps the trusted checkpoint of this broker.
 pub struct CheckpointKeeper {
@@ -45,13 +43,24 @@ pub struct CheckpointKeeper {
     pub clock: Clock,
 }
 
+/// The log, compared with a head that was in it.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Compared {
+    /// The log has that head, or begins after it.
+    Agrees,
+    /// The log begins after this later head: the record is in a segment, if a broker sealed it.
+    Sealed(Head),
+    /// The log contradicts it, for this reason.
+    Contradicts(AlarmKind, String),
+}
+
 /// The state of the keeper between two rounds.
 #[derive(Debug, Default)]
 pub(super) struct KeeperState {
     /// The memory, once it was read.
     memory: Option<Memory>,
     /// Verifies the records after the trusted checkpoint, each once; none before the first round and after an alarm.
-    verifier: Option<LogVerifier>,
+    pub(super) verifier: Option<LogVerifier>,
     /// The moment at which the trusted checkpoint was made or found, as [`boottime`] counts.
     renewed: Duration,
 }
@@ -108,14 +117,22 @@ impl CheckpointKeeper {
             if trusted.is_some_and(|accepted| kept.checkpoint.accepted < accepted) {
                 continue;
             }
-            if let Some((kind, reason)) = self.contradiction(kept.checkpoint.head()).await? {
+            // Of a record that left the store its segment tells; the trusted checkpoint vouches for what follows.
+            if let Compared::Contradicts(kind, reason) = self.compare(kept.checkpoint.head()).await? {
                 return self.raise(state, Some(kept), kind, reason);
             }
         }
-        if let Some(head) = state.trusted().map(|trusted| trusted.checkpoint.head())
-            && let Some((kind, reason)) = self.contradiction(head).await?
-        {
-            return self.raise(state, None, kind, reason);
+        let trusted = state.trusted().map(|trusted| trusted.checkpoint.clone());
+        if let Some(trusted) = &trusted {
+            match self.compare(trusted.head()).await? {
+                Compared::Agrees => {}
+                Compared::Contradicts(kind, reason) => return self.raise(state, None, kind, reason),
+                Compared::Sealed(base) => return self.go_on_from(state, base, trusted).await,
+            }
+        }
+        let accepted = trusted.as_ref().and_then(|trusted| trusted.accepted);
+        if let Some(Broken { line, problem }) = self.checkpoints.take_broken(accepted) {
+            return self.raise(state, None, AlarmKind::Broken, format!("record {line} {problem}"));
         }
         if state.verifier.is_none() {
             state.verifier = Some(self.verifier(state.trusted().cloned()).await?);
@@ -125,6 +142,12 @@ impl CheckpointKeeper {
             // Records that were read before the store had confirmed them may be gone by right: read again from the checkpoint.
             let mut verifier = self.verifier(state.trusted().cloned()).await?;
             if let Err(Broken { line, problem }) = read_on(&self.store, &mut verifier).await? {
+                // Another broker may have sealed records between two reads: the next round goes on from the base.
+                if let Some(trusted) = &trusted
+                    && let Compared::Sealed(_) = self.compare(trusted.head()).await?
+                {
+                    return Ok(());
+                }
                 return self.raise(state, None, AlarmKind::Broken, format!("record {line} {problem}"));
             }
             state.verifier = Some(verifier);
@@ -141,28 +164,67 @@ impl CheckpointKeeper {
         }
     }
 
-    /// Returns the contradiction between the log and a head that was in it, if there is one.
-    async fn contradiction(&self, head: Head) -> anyhow::Result<Option<(AlarmKind, String)>> {
-        let Some(before) = head.seq.checked_sub(1) else { return Ok(None) };
+    /// Compares the log with a head that was in it.
+    pub(super) async fn compare(&self, head: Head) -> anyhow::Result<Compared> {
+        let Some(before) = head.seq.checked_sub(1) else { return Ok(Compared::Agrees) };
+        let Head { seq, hash } = head;
         let lines = self.store.audit_lines(before, 1).await?;
-        let seq = head.seq;
-        Ok(match lines.first() {
-            None => Some((
+        let Some((_, line)) = lines.first() else {
+            return Ok(Compared::Contradicts(
                 AlarmKind::WentBack,
                 format!(
-                    "it no longer has record {seq}, which a signed checkpoint names with the hash {}",
-                    head.hash
+                    "it no longer has record {seq}, which a signed checkpoint names with the hash {hash}"
                 ),
-            )),
-            Some((_, line)) if head_of_line(line) == Some(head) => None,
-            Some(_) => Some((
-                AlarmKind::Rewritten,
-                format!(
-                    "its record {seq} is another than a signed checkpoint names with the hash {}",
-                    head.hash
-                ),
-            )),
-        })
+            ));
+        };
+        let found = head_of_line(line);
+        if found == Some(head) {
+            return Ok(Compared::Agrees);
+        }
+        if found.is_some_and(|found| found.seq > seq) {
+            // Only the first record of the store can be without the one before it.
+            let base = beginning(&self.store).await?;
+            if base == head {
+                return Ok(Compared::Agrees);
+            }
+            if base.seq > seq {
+                return Ok(Compared::Sealed(base));
+            }
+        }
+        let reason =
+            format!("its record {seq} is another than a signed checkpoint names with the hash {hash}");
+        Ok(Compared::Contradicts(AlarmKind::Rewritten, reason))
+    }
+
+    /// Goes on from the base of a log whose records up to the trusted checkpoint's, and further, left the store. Only a signed
+    /// checkpoint of a record that follows from the base shows that a broker sealed them.
+    async fn go_on_from(
+        &self,
+        state: &mut KeeperState,
+        base: Head,
+        trusted: &Checkpoint,
+    ) -> anyhow::Result<()> {
+        let mut verifier = LogVerifier::from_head(base, self.authority.roots());
+        if let Err(Broken { line, problem }) = read_on(&self.store, &mut verifier).await? {
+            return self.raise(state, None, AlarmKind::Broken, format!("record {line} {problem}"));
+        }
+        let vouches = |found: &SignedCheckpoint| {
+            let Checkpoint { log, seq, accepted, .. } = &found.checkpoint;
+            *log == trusted.log && *seq >= base.seq && *accepted >= trusted.accepted
+        };
+        match verifier.coverage().newest.clone().filter(vouches) {
+            Some(found) => {
+                state.verifier = Some(verifier);
+                self.trust(state, found)
+            }
+            None => {
+                let reason = format!(
+                    "its records up to {} left the store, and no signed checkpoint vouches for those that are left",
+                    base.seq
+                );
+                self.raise(state, None, AlarmKind::Rewritten, reason)
+            }
+        }
     }
 
     /// Makes a verifier of the records after the trusted checkpoint, or of the whole log.
@@ -185,7 +247,8 @@ impl CheckpointKeeper {
         state.verifier = None;
         let alarm = Alarm { kind, reason, since: wall(), recorded: false };
         let trusted = kept.or_else(|| state.trusted().cloned());
-        self.remember(state, Memory { trusted, alarm: Some(alarm) })
+        let accepted = state.memory.as_ref().and_then(|memory| memory.accepted.clone());
+        self.remember(state, Memory { trusted, accepted, alarm: Some(alarm) })
     }
 
     /// Logs the alarm and writes it into the audit log, once.
@@ -209,74 +272,6 @@ impl CheckpointKeeper {
         self.remember(state, Memory { alarm: Some(Alarm { recorded: true, ..alarm }), ..memory })
     }
 
-    /// Looks at the end of the log for a checkpoint by which another broker's operator accepted the log.
-    async fn find_acceptance(&self, state: &mut KeeperState) -> anyhow::Result<()> {
-        let before = state.trusted().and_then(|trusted| trusted.checkpoint.accepted);
-        let first = beginning(&self.store).await?;
-        let head = self.store.audit_head().await?;
-        let from = head.seq.saturating_sub(ACCEPTANCE_SEARCH).max(first.seq);
-        let from = head_before(&self.store, from).await?.unwrap_or(first);
-        let mut verifier = LogVerifier::from_head(from, self.authority.roots());
-        // A line that is broken ends the search, and the acceptance takes the place of the checkpoints before it.
-        let _ = read_on(&self.store, &mut verifier).await?;
-        let found = verifier.coverage().newest.clone();
-        let Some(found) = found.filter(|found| found.checkpoint.accepted > before) else { return Ok(()) };
-        tracing::warn!(
-            event = "audit.head_accepted",
-            seq = found.checkpoint.seq,
-            hash = %found.checkpoint.hash,
-            "the operator of another broker accepted the audit log"
-        );
-        self.trust(state, found)
-    }
-
-    /// Takes up the acceptance that an operator has left, or refuses it.
-    async fn take_up_acceptance(&self, state: &mut KeeperState) -> anyhow::Result<()> {
-        let Some(acceptance) = self.file.acceptance()? else { return Ok(()) };
-        let refusal = match state.alarm() {
-            None => Some("there is no alarm about the audit log".to_owned()),
-            Some(_) if acceptance.seq == 0 => Some("a record has a number from 1 on".to_owned()),
-            Some(_) => self.contradiction(acceptance.head()).await?.map(|(_, reason)| reason),
-        };
-        if let Some(reason) = refusal {
-            tracing::error!(
-                event = "audit.acceptance_refused",
-                seq = acceptance.seq,
-                reason,
-                "the head that an operator accepted is not in the audit log as it is"
-            );
-            return self.file.remove_acceptance();
-        }
-        self.accept(state, &acceptance).await?;
-        self.file.remove_acceptance()
-    }
-
-    async fn accept(&self, state: &mut KeeperState, acceptance: &Acceptance) -> anyhow::Result<()> {
-        let now = wall();
-        let accepted = self.sign(acceptance.head(), Some(now))?;
-        let mut event = AuditEvent::done(self.clock.now(), "broker", "audit.head_accepted")
-            .with("seq", acceptance.seq)
-            .with("hash", acceptance.hash)
-            .with("reason", &acceptance.reason);
-        if let Some(Checkpoint { seq, hash, .. }) = state.trusted().map(|trusted| &trusted.checkpoint) {
-            event = event.with("trusted_seq", seq).with("trusted_hash", hash);
-        }
-        // With the checkpoint, by which the other brokers learn of the acceptance.
-        let changes = Transaction::default().audit(event).audit(self.record_of(&accepted));
-        self.store.commit(changes).await.context("cannot record the acceptance")?;
-        tracing::warn!(
-            event = "audit.head_accepted",
-            seq = acceptance.seq,
-            hash = %acceptance.hash,
-            reason = acceptance.reason,
-            "an operator accepted the audit log"
-        );
-        state.verifier = None;
-        state.renewed = boottime();
-        log_checkpoint(&accepted);
-        self.remember(state, Memory::default().trusting(accepted))
-    }
-
     /// Makes a checkpoint, if one is due.
     async fn make_if_due(&self, state: &mut KeeperState) -> anyhow::Result<()> {
         let Some(verifier) = &state.verifier else { return Ok(()) };
@@ -293,7 +288,7 @@ impl CheckpointKeeper {
         }
         // A checkpoint outlives a failover, so each record that it covers has to.
         self.store.confirm().await.context("cannot confirm the audit log for a checkpoint")?;
-        if self.contradiction(head).await?.is_some() {
+        if self.compare(head).await? != Compared::Agrees {
             state.verifier = None;
             return Ok(());
         }
@@ -310,17 +305,22 @@ impl CheckpointKeeper {
         }
     }
 
-    fn sign(&self, head: Head, accepted: Option<jiff::Timestamp>) -> anyhow::Result<SignedCheckpoint> {
+    pub(super) fn sign(
+        &self,
+        head: Head,
+        accepted: Option<jiff::Timestamp>,
+    ) -> anyhow::Result<SignedCheckpoint> {
         let checkpoint = Checkpoint::of(&self.trust_domain, &self.log, head, wall(), accepted);
         self.authority.sign_checkpoint(checkpoint).context("cannot sign a checkpoint of the audit log")
     }
 
-    fn record_of(&self, checkpoint: &SignedCheckpoint) -> AuditEvent {
+    pub(super) fn record_of(&self, checkpoint: &SignedCheckpoint) -> AuditEvent {
         AuditEvent::done(self.clock.now(), "broker", CHECKPOINT_ACTION).with(CHECKPOINT_DETAIL, checkpoint)
     }
 
-    fn trust(&self, state: &mut KeeperState, checkpoint: SignedCheckpoint) -> anyhow::Result<()> {
-        self.remember(state, Memory::default().trusting(checkpoint))?;
+    pub(super) fn trust(&self, state: &mut KeeperState, checkpoint: SignedCheckpoint) -> anyhow::Result<()> {
+        let memory = state.memory.clone().unwrap_or_default().trusting(checkpoint);
+        self.remember(state, memory)?;
         state.renewed = boottime();
         Ok(())
     }
@@ -334,18 +334,12 @@ impl CheckpointKeeper {
 }
 
 impl KeeperState {
-    fn trusted(&self) -> Option<&SignedCheckpoint> {
+    pub(super) fn trusted(&self) -> Option<&SignedCheckpoint> {
         self.memory.as_ref()?.trusted.as_ref()
     }
 
-    fn alarm(&self) -> Option<&Alarm> {
+    pub(super) fn alarm(&self) -> Option<&Alarm> {
         self.memory.as_ref()?.alarm.as_ref()
-    }
-}
-
-impl Memory {
-    fn trusting(self, checkpoint: SignedCheckpoint) -> Self {
-        Self { trusted: Some(checkpoint), ..self }
     }
 }
 
@@ -357,13 +351,6 @@ pub(crate) async fn beginning(store: &Store) -> Result<Head, StoreError> {
     let lines = store.audit_lines(0, 1).await?;
     let first = lines.first().and_then(|(_, line)| serde_json::from_str::<AuditRecord>(line).ok());
     Ok(first.map_or(Head::EMPTY, |first| Head { seq: first.seq.saturating_sub(1), hash: first.prev }))
-}
-
-/// Returns the head that ends with record `seq`, as the record after it names it; none if there is no such record.
-async fn head_before(store: &Store, seq: u64) -> Result<Option<Head>, StoreError> {
-    let lines = store.audit_lines(seq, 1).await?;
-    let next = lines.first().and_then(|(_, line)| serde_json::from_str::<AuditRecord>(line).ok());
-    Ok(next.map(|next| Head { seq: next.seq.saturating_sub(1), hash: next.prev }))
 }
 
 /// Verifies every line from the verifier's head to the end of the log, and the checkpoints that are known of it.
@@ -388,7 +375,7 @@ pub(crate) async fn read_on(
     }
 }
 
-fn log_checkpoint(made: &SignedCheckpoint) {
+pub(super) fn log_checkpoint(made: &SignedCheckpoint) {
     let Checkpoint { seq, hash, .. } = &made.checkpoint;
     tracing::info!(event = "audit.checkpoint", seq, %hash, checkpoint = %made, "signed a checkpoint of the audit log");
 }

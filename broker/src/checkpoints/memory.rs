@@ -22,8 +22,22 @@ const ACCEPTANCE: &str = "audit-acceptance";
 pub struct Memory {
     /// The trusted checkpoint; none before the first.
     pub trusted: Option<SignedCheckpoint>,
+    /// The checkpoint by which an operator last accepted the log; none if no operator ever did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accepted: Option<SignedCheckpoint>,
     /// The alarm.
     pub alarm: Option<Alarm>,
+}
+
+impl Memory {
+    /// Trusts a checkpoint from now on, without an alarm.
+    #[must_use]
+    pub fn trusting(self, checkpoint: SignedCheckpoint) -> Self {
+        let before = self.accepted.as_ref().and_then(|accepted| accepted.checkpoint.accepted);
+        let is_accepted = checkpoint.checkpoint.accepted > before;
+        let accepted = if is_accepted { Some(checkpoint.clone()) } else { self.accepted };
+        Self { trusted: Some(checkpoint), accepted, alarm: None }
+    }
 }
 
 /// An operator's acceptance of a head after an alarm.

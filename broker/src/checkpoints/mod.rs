@@ -11,7 +11,7 @@
 //! - The *trusted* checkpoint is the newest that this broker has made, or has found in the log and verified. It is in
 //!   `data_dir/audit-checkpoint` ([`MemoryFile`]), and the store cannot change it.
 //! - The *alarm* says that the log contradicts the trusted checkpoint: it *went back* (the record is gone), it was *rewritten*
-//!   (the record is another), or it is *broken* (a later record does not follow).
+//!   (the record is another), or it is *broken* (a later record does not follow, or a verification of the whole log found one).
 //! - An operator *accepts* a head after an alarm (`postern-broker audit accept-head`), for instance after a restore. The time of
 //!   the acceptance is part of every checkpoint from then on, so that agents, other brokers and the commands of operators know
 //!   that the checkpoints from before do not hold any more.
@@ -25,10 +25,16 @@
 //! commit, so that no honest failover contradicts it. While there is an alarm, this broker
 //! signs none. Neither stops anything else: grants, revocations and closes go on.
 //!
+//! **Records that left the store.** Retention removes no record after the trusted checkpoint's, and none during an alarm. So the
+//! trusted checkpoint, or a later one in the log, always vouches for what is left. A log that begins after the trusted
+//! checkpoint's record is believed only if a signed checkpoint of a record that follows from its base says so.
+//! An agent's checkpoint of a record that left the store is compared with nothing.
+//!
 //! **On failure.** Without a file (a first start, or a lost `data_dir`) the broker verifies the whole log and trusts its present end;
 //! the agents then still know better, and report it. A file that cannot be read or written fails the rounds of the task, and so does
 //! an intermediate that has ended. A store that does not answer is no alarm.
 
+mod acceptance;
 mod alarm;
 pub mod command;
 mod keeper;
@@ -38,7 +44,8 @@ mod tests;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use postern_core::audit::Head;
+use jiff::Timestamp;
+use postern_core::audit::{Broken, Head};
 use postern_pki::SignedCheckpoint;
 use tokio::sync::{Notify, watch};
 
@@ -65,6 +72,12 @@ struct Shown {
     /// The head that an operator would accept.
     head: Option<Head>,
     offered: Vec<SignedCheckpoint>,
+    /// The record by which an operator last accepted the log.
+    accepted: Option<SignedCheckpoint>,
+    /// The first line that a verification found broken, and the acceptance under which it did.
+    broken: Option<(Option<Timestamp>, Broken)>,
+    /// The last record that may leave the store.
+    sealable: u64,
 }
 
 impl Default for Checkpoints {
@@ -104,6 +117,37 @@ impl Checkpoints {
         }
     }
 
+    /// Returns the checkpoint by which an operator last accepted the log: a verification begins at its record.
+    pub fn accepted(&self) -> Option<SignedCheckpoint> {
+        self.shown().accepted.clone()
+    }
+
+    /// Raises the alarm for a log that a verification found broken. `accepted` is the acceptance under which it did.
+    pub fn report_broken(&self, accepted: Option<Timestamp>, broken: Broken) {
+        self.shown().broken = Some((accepted, broken));
+        self.due.notify_one();
+    }
+
+    /// Returns the number of the last record that may leave the store: the trusted checkpoint's, so that it or a later one vouches
+    /// for what is left; 0 before the first, and while there is an alarm.
+    pub fn sealable(&self) -> u64 {
+        self.shown().sealable
+    }
+
+    /// Makes checkpoints that let every record leave the store.
+    #[cfg(test)]
+    pub(crate) fn letting_all_leave() -> Arc<Self> {
+        let checkpoints = Self::default();
+        checkpoints.shown().sealable = u64::MAX;
+        Arc::new(checkpoints)
+    }
+
+    /// Takes what a verification found, unless it was of a log that was accepted since.
+    pub(crate) fn take_broken(&self, accepted: Option<Timestamp>) -> Option<Broken> {
+        let (under, broken) = self.shown().broken.take()?;
+        (under == accepted).then_some(broken)
+    }
+
     fn take_offered(&self) -> Vec<SignedCheckpoint> {
         std::mem::take(&mut self.shown().offered)
     }
@@ -112,6 +156,9 @@ impl Checkpoints {
         let mut shown = self.shown();
         shown.alarm.clone_from(&memory.alarm);
         shown.head = head;
+        shown.accepted.clone_from(&memory.accepted);
+        let trusted = memory.trusted.as_ref().filter(|_| memory.alarm.is_none());
+        shown.sealable = trusted.map_or(0, |trusted| trusted.checkpoint.seq);
         drop(shown);
         self.newest.send_if_modified(|newest| {
             let changed = newest.as_deref() != memory.trusted.as_ref();

@@ -4,15 +4,16 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use postern_core::audit::{AuditEvent, AuditRecord, Head};
+use postern_core::audit::{AuditEvent, AuditRecord, Broken, Head};
 use postern_core::checkpoint::{CHECKPOINT_ACTION, Checkpoint};
 use postern_pki::{Authority, SignedCheckpoint, TrustDomain};
-use postern_store::Transaction;
 use postern_store::testing::memory::{Fault, Memory as Store};
+use postern_store::{AuditCut, Transaction};
 use tempfile::TempDir;
 
 use super::keeper::KeeperState;
 use super::*;
+use crate::app::audit::{AuditedStore, Verifications};
 use crate::clock::{Clock, wall};
 use crate::testing::builders::at;
 
@@ -354,4 +355,132 @@ async fn a_file_that_cannot_be_read_is_named() {
     std::fs::write(broker.dir.path().join("audit-checkpoint"), "half of a").unwrap();
     let error = broker.keeper.round(&mut broker.state).await.unwrap_err();
     assert!(format!("{error:#}").contains("audit-checkpoint is malformed"), "{error:#}");
+}
+
+impl World {
+    async fn head_at(&self, seq: u64) -> Head {
+        let line = self.store.audit_lines(seq - 1, 1).await.unwrap().remove(0).1;
+        postern_core::audit::head_of_line(&line).unwrap()
+    }
+
+    fn sign(&self, head: Head) -> SignedCheckpoint {
+        let checkpoint = Checkpoint::of("postern", "postern", head, wall(), None);
+        self.authority.sign_checkpoint(checkpoint).unwrap()
+    }
+
+    /// Removes the records up to this one, as retention does and as an attacker can.
+    async fn seal(&self, upto: u64) {
+        let cut = AuditCut { from: self.store.audit_base().await.unwrap(), upto: self.head_at(upto).await };
+        let event = AuditEvent::done(at(0), "broker", "audit.sealed").with("last", upto);
+        self.store.commit(Transaction::default().cut_audit(cut).audit(event)).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn i9_the_trusted_record_and_those_of_agents_may_leave_the_store_without_an_alarm() {
+    let world = World::with_records(5).await;
+    let mut broker = world.broker();
+    broker.round().await;
+    let older = world.sign(world.head_at(3).await);
+    let trusted = broker.newest();
+    assert_eq!((trusted.checkpoint.seq, broker.keeper.checkpoints.sealable()), (5, 5));
+    world.seal(5).await;
+    broker.round().await;
+    let mut broker = world.broker_in(broker.dir);
+    for kept in [older, trusted.as_ref().clone()] {
+        broker.keeper.checkpoints.offer(kept);
+        broker.round().await;
+    }
+    assert_eq!(broker.alarm(), None);
+    // A head of that number with another hash is still noticed.
+    let forged = Head { seq: 5, hash: postern_core::audit::Hash::ZERO };
+    broker.keeper.checkpoints.offer(world.sign(forged));
+    broker.round().await;
+    assert_eq!((broker.alarm(), broker.keeper.checkpoints.sealable()), (Some(AlarmKind::Rewritten), 0));
+}
+
+#[tokio::test]
+async fn i9_a_base_past_the_trusted_record_is_believed_only_if_a_checkpoint_vouches_for_what_follows() {
+    for vouched in [true, false] {
+        let world = World::with_records(5).await;
+        let (mut late, mut other) = (world.broker(), world.broker());
+        late.round().await;
+        world.add(10).await;
+        if vouched {
+            other.round().await;
+        }
+        world.seal(12).await;
+        late.round().await;
+        let mut late = world.broker_in(late.dir);
+        late.round().await;
+        let alarm = (!vouched).then_some(AlarmKind::Rewritten);
+        assert_eq!((late.alarm(), late.newest().checkpoint.seq > 5), (alarm, vouched));
+    }
+}
+
+#[tokio::test]
+async fn i9_a_record_that_is_cut_out_of_the_middle_is_not_taken_for_sealed() {
+    let world = World::with_records(5).await;
+    let mut broker = world.broker();
+    broker.round().await;
+    let mut lines = world.lines().await;
+    lines.remove(4);
+    world.store.replace_audit(lines);
+    broker.round().await;
+    assert!(broker.alarm().is_some());
+}
+
+#[tokio::test]
+async fn i9_a_log_that_a_verification_found_broken_is_an_alarm_that_stays() {
+    let world = World::with_records(5).await;
+    let mut broker = world.broker();
+    broker.round().await;
+    let broken = || Broken { line: 3, problem: "was changed after it was written".into() };
+    broker.keeper.checkpoints.report_broken(Some(wall()), broken());
+    broker.round().await;
+    assert_eq!(broker.alarm(), None, "another log was accepted since");
+    for _ in 0..2 {
+        broker.keeper.checkpoints.report_broken(None, broken());
+        broker.round().await;
+    }
+    let mut broker = world.broker_in(broker.dir);
+    broker.round().await;
+    assert_eq!((broker.alarm(), world.audited("audit.broken").await), (Some(AlarmKind::Broken), 1));
+    assert!(broker.keeper.checkpoints.warnings()[0].contains("record 3 was changed"));
+}
+
+#[tokio::test]
+async fn i9_an_accepted_log_verifies_from_the_accepted_record_on_although_those_before_do_not_follow() {
+    let world = World::with_records(5).await;
+    let (mut broker, mut other) = (world.broker(), world.broker());
+    broker.round().await;
+    other.round().await;
+    world.add(1).await;
+    let before = world.lines().await;
+    world.rewrite(2).await;
+    let mut mixed = world.lines().await;
+    mixed.truncate(5);
+    mixed.extend_from_slice(&before[5..]);
+    world.store.replace_audit(mixed);
+    broker.round().await;
+    other.round().await;
+    assert_eq!(broker.alarm(), Some(AlarmKind::Rewritten));
+    // What follows record 5 does not hold: that acceptance would be of no use.
+    broker.accept(world.head_at(5).await).await;
+    assert_eq!(broker.alarm(), Some(AlarmKind::Rewritten));
+    let accepted = world.store.audit_head().await.unwrap();
+    broker.accept(accepted).await;
+    world.add(4).await;
+    broker.round().await;
+    other.round().await;
+    assert_eq!((broker.alarm(), other.alarm()), (None, None));
+    let dir = broker.dir;
+    let mut broker = world.broker_in(dir);
+    broker.round().await;
+    let store = world.store.store();
+    let roots = world.authority.roots();
+    let audited = AuditedStore { store: &store, checkpoints: &broker.keeper.checkpoints, roots };
+    let verification = Verifications::default().verify(&audited, true).await.unwrap();
+    assert_eq!((verification.broken, verification.accepted_record), (None, Some(accepted.seq)));
+    assert_eq!(verification.read_from, accepted.seq + 1);
 }

@@ -13,7 +13,7 @@
 //! **The rule.** Once an hour one broker of the store removes the records that were over before the cutoff, in batches of at
 //! most 256 writes with a pause after each, so that no request waits for more than one batch. Each record is removed on the
 //! condition that it has not changed, with its idempotency key in the same transaction, and each batch is one audit record
-//! (`retention.removed`). Records of the audit log are first sealed into a segment ([`segments`]), durably, and only then
+//! (`retention.removed`). Records of the audit log that a checkpoint covers ([`crate::checkpoints`]) are first sealed into a segment ([`segments`]), durably, and only then
 //! removed. Each broker also gives back its leases on targets that are gone ([`targets`]), with their reports. No database's time to live decides about any of this.
 //!
 //! **Forged records.** A forged record gives no right, so it leaves as soon as it is met: a grant once the time in its id is before
@@ -38,6 +38,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use postern_store::Store;
 
+use crate::checkpoints::Checkpoints;
 use crate::clock::{Clock, boottime};
 use crate::cluster::Cluster;
 use crate::layers::cloud::CloudLayer;
@@ -60,6 +61,8 @@ pub struct RetentionKeeper {
     pub cluster: Arc<Cluster>,
     /// The cloud layer.
     pub cloud: Arc<CloudLayer>,
+    /// The checkpoints of the audit log, which say what may leave.
+    pub checkpoints: Arc<Checkpoints>,
     /// The settings.
     pub settings: RetentionSettings,
     /// The broker's clock.
@@ -105,7 +108,7 @@ impl RetentionKeeper {
         let records = records::remove(&self.store, self.settings.cutoff(now), now).await;
         // A segment that cannot be written keeps no record that is over, nor the other way round.
         let sealed = match &self.settings.audit {
-            Some(rule) => segments::seal(&self.store, rule, now).await,
+            Some(rule) => segments::seal(&self.store, rule, now, self.checkpoints.sealable()).await,
             None => Ok(()),
         };
         records?;

@@ -41,19 +41,22 @@ struct Segment {
     text: String,
 }
 
-/// Seals the records that are old enough, segment by segment.
+/// Seals the records up to number `upto` that are old enough, segment by segment.
 ///
 /// # Errors
 /// The store failed, the log is broken, or a segment cannot be written: the records from there on stay in the store.
-pub(super) async fn seal(store: &Store, rule: &Segments, now: Timestamp) -> anyhow::Result<()> {
+pub(super) async fn seal(store: &Store, rule: &Segments, now: Timestamp, upto: u64) -> anyhow::Result<()> {
     let before = cutoff(now, rule.after);
     loop {
         let base = store.audit_base().await?;
         let begun = find(&rule.dir, base.seq + 1)?;
+        if begun.as_ref().is_some_and(|(_, last)| *last > upto) {
+            return Ok(());
+        }
         let segment = match &begun {
             // A broker was stopped after it wrote this one: the same records leave now, whatever has become old since.
-            Some((_, last)) => read(store, base, Until::Record(*last)).await?,
-            None => read(store, base, Until::Time(before)).await?,
+            Some((_, last)) => read(store, base, Until::Record(*last), u64::MAX).await?,
+            None => read(store, base, Until::Time(before), upto).await?,
         };
         let Some(segment) = segment else { return Ok(()) };
         let path = rule.dir.join(name(segment.first, segment.last.seq));
@@ -119,9 +122,9 @@ enum Until {
 }
 
 /// Reads the records of the next segment; none if there are too few.
-async fn read(store: &Store, base: Head, until: Until) -> anyhow::Result<Option<Segment>> {
+async fn read(store: &Store, base: Head, until: Until, upto: u64) -> anyhow::Result<Option<Segment>> {
     // The last record stays: the broker's clock goes on from it.
-    let last = store.audit_head().await?.seq.saturating_sub(1);
+    let last = store.audit_head().await?.seq.saturating_sub(1).min(upto);
     let (mut verifier, mut text, mut oldest) = (Verifier::after(base), String::new(), None);
     let mut is_full = false;
     'pages: loop {

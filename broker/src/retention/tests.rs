@@ -48,6 +48,7 @@ async fn round_of(
         store: store.clone(),
         cluster: Arc::clone(cluster),
         cloud: CloudLayer::new(BTreeMap::new(), clock, wakeups, Arc::clone(&cluster.leases)),
+        checkpoints: Checkpoints::letting_all_leave(),
         settings: RetentionSettings { audit, ..RetentionSettings::default() },
         clock,
     };
@@ -307,6 +308,18 @@ async fn i9_old_audit_records_go_into_segments_that_verify_with_the_rest_as_one_
     // However old they are, the last record stays: the clock goes on from it.
     round(10_000).await.unwrap();
     assert!(!store.audit_lines(0, 10).await.unwrap().is_empty());
+    assert_eq!(whole(dir.path(), &store).await, store.audit_head().await.unwrap());
+}
+
+#[tokio::test]
+async fn i9_no_record_leaves_the_store_that_no_checkpoint_covers() {
+    let (store, dir) = (Memory::default().store(), tempfile::tempdir().unwrap());
+    log(&store, 1, 300).await;
+    log(&store, 60, 5).await;
+    for (upto, base) in [(0, 0), (120, 120), (120, 120), (250, 250), (u64::MAX, 300)] {
+        segments::seal(&store, &rule(dir.path()).unwrap(), at(30 * DAY), upto).await.unwrap();
+        assert_eq!(store.audit_base().await.unwrap().seq, base);
+    }
     assert_eq!(whole(dir.path(), &store).await, store.audit_head().await.unwrap());
 }
 

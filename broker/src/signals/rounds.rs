@@ -68,6 +68,8 @@ pub enum Task {
     Retention,
     /// Makes and checks checkpoints of the audit log.
     Checkpoints,
+    /// Verifies the whole audit log.
+    Verification,
     /// Reports the forged records that reads of the store met.
     Forgeries,
 }
@@ -93,6 +95,7 @@ impl Task {
             Self::Principals => "principals",
             Self::Retention => "retention",
             Self::Checkpoints => "checkpoints",
+            Self::Verification => "verification",
             Self::Forgeries => "forgeries",
         }
     }

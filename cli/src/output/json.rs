@@ -219,6 +219,12 @@ pub(crate) struct VerifiedJson {
     pub uncovered: Option<u64>,
     /// The checkpoint that the command had kept from an earlier verification.
     pub remembered: Option<TrustedJson>,
+    /// The first record that the broker read; those before it were verified earlier.
+    pub read_from: Option<u64>,
+    /// The time at which the broker last read every record.
+    pub verified_at: Option<Timestamp>,
+    /// The record that an operator accepted: those before it are not verified.
+    pub accepted_record: Option<u64>,
 }
 
 impl VerifiedJson {

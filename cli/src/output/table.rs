@@ -207,10 +207,36 @@ pub(crate) fn verified(verified: &VerifiedJson, _: Timestamp) -> String {
     if let Some(uncovered) = verified.uncovered {
         rows.push(("not covered yet", uncovered.to_string()));
     }
+    rows.extend(extent(verified));
     if let Some(TrustedJson { seq, at, .. }) = &verified.remembered {
         rows.push(("remembered", format!("record {seq}, signed {}", utc(*at))));
     }
     list(rows)
+}
+
+/// Returns the rows that say which records the broker read, and which it did not.
+fn extent(verified: &VerifiedJson) -> Vec<(&'static str, String)> {
+    let mut rows = Vec::new();
+    let accepted_record = verified.accepted_record.unwrap_or_default();
+    if let Some(from) = verified.read_from {
+        let read = match verified.records {
+            last if last < from => "no new record".to_owned(),
+            last => format!("records {from} to {last}"),
+        };
+        rows.push(("read", read));
+        if let Some(at) = verified.verified_at.filter(|_| from > accepted_record + 1 && from > 1) {
+            let first = accepted_record + 1;
+            let before =
+                format!("records {first} to {} were verified at {}; --full reads all", from - 1, utc(at));
+            rows.push(("read before", before));
+        }
+    }
+    if let Some(record) = verified.accepted_record {
+        let at = verified.trusted.as_ref().and_then(|trusted| trusted.accepted);
+        let at = at.map(|at| format!(" at {}", utc(at))).unwrap_or_default();
+        rows.push(("not verified", format!("records up to {record}: accepted by an operator{at}")));
+    }
+    rows
 }
 
 /// Draws an audit record as one line.

@@ -117,6 +117,43 @@ async fn i9_a_log_that_an_operator_accepted_is_no_fault_and_is_said() {
 }
 
 #[tokio::test]
+async fn i9_a_verification_says_from_which_record_the_broker_read_and_what_it_did_not_verify() {
+    let world = CommandWorld::with(Script::default()).await;
+    let log = a_log(5, "alice");
+    vouch(&world, &log, &sign(&world, head_of(&log), false), 0);
+    let change = |read_from, accepted_record| {
+        let mut script = world.script();
+        let verified = script.verified.as_mut().unwrap();
+        (verified.read_from, verified.accepted_record) = (read_from, accepted_record);
+        verified.verified_at = "2026-01-31T12:00:00Z".to_owned();
+    };
+    change(4, 0);
+    let table = verify(&world, 0).await.out;
+    for part in ["records 4 to 5", "records 1 to 3 were verified at 2026-01-31", "--full reads all"] {
+        assert!(table.contains(part), "{part}: {table}");
+    }
+    vouch(&world, &log, &sign(&world, head_of(&log), true), 0);
+    change(4, 3);
+    let table = verify(&world, 0).await.out;
+    assert!(table.contains("records up to 3: accepted by an operator at"), "{table}");
+    assert!(!table.contains("were verified at"), "{table}");
+}
+
+#[tokio::test]
+async fn i9_a_remembered_record_that_was_sealed_is_compared_with_the_beginning_of_the_log() {
+    for (requester, code) in [("alice", 0), ("mallory", 1)] {
+        let world = CommandWorld::with(Script::default()).await;
+        let log = a_log(6, "alice");
+        let checkpoint = sign(&world, head_of(&log[..5]), false);
+        vouch(&world, &log, &checkpoint, 1);
+        verify(&world, 0).await;
+        vouch(&world, &a_log(6, requester)[5..], &checkpoint, 1);
+        world.script().first = 6;
+        verify(&world, code).await;
+    }
+}
+
+#[tokio::test]
 async fn i9_a_checkpoint_that_the_root_does_not_vouch_for_is_an_answer_that_is_refused() {
     let (world, other) =
         (CommandWorld::with(Script::default()).await, CommandWorld::with(Script::default()).await);

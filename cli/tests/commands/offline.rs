@@ -53,7 +53,7 @@ async fn i9_a_sound_log_verifies_without_a_broker() {
     let head = head_of(&log[4]);
     let sound = serde_json::json!({
         "records": 5, "head": head, "sound": true, "broken_line": null, "problem": null,
-        "trusted": null, "uncovered": null, "remembered": null,
+        "trusted": null, "uncovered": null, "remembered": null, "read_from": null, "verified_at": null, "accepted_record": null,
     });
     assert_eq!(ran.json(), sound);
 }

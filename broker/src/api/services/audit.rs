@@ -52,8 +52,9 @@ impl AuditService for AuditApi {
     ) -> Result<Response<v1::VerifyAuditResponse>, Status> {
         let _place = self.reads.enter(&caller(&request)?, ReadKind::Long).await.map_err(refused)?;
         let full = request.get_ref().full;
-        let Verification { head, broken, checkpoint, uncovered, read_from } =
-            verify(&self.app, full).await.map_err(to_status)?;
+        let verification = verify(&self.app, full).await.map_err(to_status)?;
+        let Verification { head, broken, checkpoint, uncovered, read_from, verified_at, accepted_record } =
+            verification;
         Ok(Response::new(v1::VerifyAuditResponse {
             records: head.seq,
             head: head.hash.to_string(),
@@ -63,6 +64,8 @@ impl AuditService for AuditApi {
             checkpoint: checkpoint.map(|checkpoint| checkpoint.to_string()).unwrap_or_default(),
             uncovered,
             read_from,
+            verified_at: verified_at.map(|at| at.to_string()).unwrap_or_default(),
+            accepted_record: accepted_record.unwrap_or_default(),
         }))
     }
 }

@@ -1,6 +1,6 @@
-use postern_core::audit::{AuditEvent, AuditRecord, Head};
+use postern_core::audit::{AuditEvent, AuditRecord, Head, head_of_line};
 use postern_core::checkpoint::{CHECKPOINT_ACTION, CHECKPOINT_DETAIL, Checkpoint};
-use postern_store::Transaction;
+use postern_store::{AuditCut, Transaction};
 
 use super::*;
 use crate::clock::wall;
@@ -130,6 +130,31 @@ async fn i9_a_record_changed_without_its_hash_is_named_by_a_full_verification() 
     changed[3] = changed[3].replace("alice", "mallory");
     test.store.replace_audit(changed);
     assert!(sound(&test, true).await.unwrap_err().starts_with("line 4:"));
+    let broken = test.app.checkpoints.take_broken(None).expect("it raises the alarm");
+    assert_eq!(broken.line, 4);
+}
+
+#[tokio::test]
+async fn i9_a_verification_says_when_the_records_before_its_first_were_verified() {
+    let test = with_records(20).await;
+    let first = sound(&test, false).await.unwrap();
+    add(&test, 2).await;
+    let second = sound(&test, false).await.unwrap();
+    assert_eq!((second.read_from, second.verified_at), (21, first.verified_at));
+    assert!(first.verified_at.is_some() && test.app.checkpoints.take_broken(None).is_none());
+}
+
+#[tokio::test]
+async fn i9_a_verification_goes_on_from_the_base_if_what_it_verified_before_left_the_store() {
+    let test = with_records(20).await;
+    sound(&test, false).await.unwrap();
+    add(&test, 20).await;
+    let line = test.store.audit_lines(29, 1).await.unwrap().remove(0).1;
+    let cut = AuditCut { from: Head::EMPTY, upto: head_of_line(&line).unwrap() };
+    let event = AuditEvent::done(test.app.clock.now(), "broker", "audit.sealed");
+    test.store.commit(Transaction::default().cut_audit(cut).audit(event)).await.unwrap();
+    let verification = sound(&test, false).await.unwrap();
+    assert_eq!((verification.read_from, verification.head.seq), (31, 41));
 }
 
 #[tokio::test]

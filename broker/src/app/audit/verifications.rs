@@ -9,10 +9,10 @@ use postern_pki::{LogVerifier, SignedCheckpoint};
 use postern_store::{Store, StoreError};
 
 use crate::checkpoints::{Checkpoints, beginning, read_on};
-use crate::clock::boottime;
+use crate::clock::{boottime, wall};
 
 /// The time after which a verification reads every record again.
-const FULL_INTERVAL: Duration = Duration::from_secs(6 * 3600);
+pub const FULL_INTERVAL: Duration = Duration::from_secs(6 * 3600);
 
 /// The result of verifying the audit log.
 #[derive(Debug, Clone)]
@@ -27,6 +27,10 @@ pub struct Verification {
     pub uncovered: u64,
     /// The number of the first record that was read.
     pub read_from: u64,
+    /// The time of the last verification that read every record; none before the first.
+    pub verified_at: Option<Timestamp>,
+    /// The number of the record that an operator accepted, where this verification began; none if no operator did.
+    pub accepted_record: Option<u64>,
 }
 
 /// The verifications of the audit log by this broker.
@@ -35,6 +39,8 @@ pub struct Verification {
 /// the call. A verification begins after the last record that this broker has verified, and first reads that one again: its
 /// hash covers every record before it, so a log that was rewritten with correct hashes shows. One that was rewritten without
 /// them shows in a full verification, of which one is due after [`FULL_INTERVAL`].
+///
+/// A log that is found broken twice in a row raises the alarm. After an acceptance each verification begins at the accepted record.
 #[derive(Debug, Default)]
 pub struct Verifications {
     /// The number of verifications that have begun.
@@ -56,16 +62,18 @@ pub(super) struct Verified {
     head: Option<Head>,
     /// The time of the last full verification, as [`boottime`] counts.
     full_at: Duration,
+    /// The same time, by the wall clock.
+    verified_at: Option<Timestamp>,
     /// The acceptance under which all this was verified.
     accepted: Option<Timestamp>,
 }
 
 /// The store, and what vouches for its audit log.
-pub(super) struct AuditedStore<'a> {
-    pub(super) store: &'a Store,
-    pub(super) checkpoints: &'a Checkpoints,
+pub(crate) struct AuditedStore<'a> {
+    pub(crate) store: &'a Store,
+    pub(crate) checkpoints: &'a Checkpoints,
     /// The roots that vouch for checkpoints, DER.
-    pub(super) roots: Vec<Vec<u8>>,
+    pub(crate) roots: Vec<Vec<u8>>,
 }
 
 impl Verifications {
@@ -73,7 +81,7 @@ impl Verifications {
     ///
     /// # Errors
     /// The store failed.
-    pub(super) async fn verify(&self, of: &AuditedStore<'_>, full: bool) -> Result<Verification, StoreError> {
+    pub(crate) async fn verify(&self, of: &AuditedStore<'_>, full: bool) -> Result<Verification, StoreError> {
         let arrived = self.begun.load(Ordering::SeqCst);
         let mut verified = self.verified.lock().await;
         if verified.number > arrived
@@ -98,15 +106,35 @@ impl Verified {
             // An operator accepted another log: this broker has verified nothing of that one.
             *self = Self { accepted, ..Self::default() };
         }
-        let old = self.verifier.take().filter(|_| !full && boottime() < self.full_at + FULL_INTERVAL);
+        let first = self.read(of, full).await?;
+        if first.broken.is_none() || of.checkpoints.alarm().is_some() {
+            return Ok(first);
+        }
+        // A failover, or records that leave the store between two reads, look like a broken log, but not twice.
+        let second = self.read(of, true).await?;
+        if let Some(broken) = &second.broken {
+            of.checkpoints.report_broken(accepted, broken.clone());
+        }
+        Ok(second)
+    }
+
+    async fn read(&mut self, of: &AuditedStore<'_>, full: bool) -> Result<Verification, StoreError> {
+        let base = beginning(of.store).await?;
+        let accepted = of.checkpoints.accepted().filter(|accepted| accepted.checkpoint.seq >= base.seq);
+        let accepted_record = accepted.as_ref().map(|accepted| accepted.checkpoint.seq);
+        let first = accepted_record.unwrap_or(base.seq);
+        let is_usable =
+            |old: &LogVerifier| !full && boottime() < self.full_at + FULL_INTERVAL && old.head().seq >= first;
+        let old = self.verifier.take().filter(is_usable);
         self.was_full = old.is_none();
-        let mut verifier = match old {
-            Some(verifier) => verifier,
-            None => LogVerifier::from_head(beginning(of.store).await?, of.roots.clone()),
+        let mut verifier = match (old, accepted) {
+            (Some(verifier), _) => verifier,
+            (None, Some(accepted)) => LogVerifier::after(accepted, of.roots.clone()),
+            (None, None) => LogVerifier::from_head(base, of.roots.clone()),
         };
         let read_from = verifier.head().seq + 1;
         let before = self.head;
-        if let Some(trusted) = trusted {
+        if let Some(trusted) = of.checkpoints.newest() {
             verifier.expect(trusted.as_ref().clone());
         }
         let mut outcome = read_on(of.store, &mut verifier).await?;
@@ -120,16 +148,21 @@ impl Verified {
             });
         }
         let coverage = verifier.coverage();
+        let now = wall();
         let verification = Verification {
             head: verifier.head(),
             checkpoint: coverage.newest.clone(),
             uncovered: coverage.uncovered,
-            broken: outcome.err(),
             read_from,
+            verified_at: if self.was_full { Some(now) } else { self.verified_at },
+            accepted_record,
+            broken: outcome.err(),
         };
         // A record that is not durable yet may be gone by right the next time.
         if verification.broken.is_none() && of.store.confirm().await.is_ok() {
-            self.full_at = if self.was_full { boottime() } else { self.full_at };
+            if self.was_full {
+                (self.full_at, self.verified_at) = (boottime(), Some(now));
+            }
             self.head = Some(verifier.head());
             self.verifier = Some(verifier);
         }

@@ -35,7 +35,7 @@ pub(crate) async fn verify(
             console.note("no root certificate is known, so the checkpoints in the log are not verified; name one with --root");
         }
         let mut copies = Copies::open(&args.file, args.from).map_err(failed)?;
-        let mut check = Check::new(roots, None, &args, copies.base())?;
+        let mut check = Check::new(roots, None, &args, copies.base(), console)?;
         check_copies(&mut check, &mut copies)?;
         return check.finish(console);
     }
@@ -55,7 +55,7 @@ pub(crate) async fn verify(
             first.seq
         ));
     }
-    let mut check = Check::new(broker.roots().to_vec(), broker.trust_domain(), &args, base)?;
+    let mut check = Check::new(broker.roots().to_vec(), broker.trust_domain(), &args, base, console)?;
     while let Some(found) = answer {
         if !check.line(found.line.as_bytes()) {
             break;
@@ -118,8 +118,11 @@ async fn compare(
     let request = v1::TailAuditRequest { after: seq.saturating_sub(1), follow: false };
     let mut lines = broker.call(broker.audit().tail_audit(request)).await?;
     let line = lines.message().await.map_err(|status| broker.failure(status))?;
+    let base = line.as_ref().and_then(|answer| base_of(answer.line.as_bytes()));
     match line.and_then(|answer| head_of_line(&answer.line)) {
         Some(found) if found == kept.checkpoint.head() => Ok(None),
+        // The log begins after the record, and names it.
+        Some(_) if base == Some(kept.checkpoint.head()) => Ok(None),
         // Its segment has left the store, and a broker vouches for what follows.
         Some(found)
             if found.seq > *seq && newest.is_some_and(|(_, relation)| relation == Relation::Newer) =>
@@ -198,6 +201,7 @@ impl Check {
         trust_domain: Option<String>,
         args: &VerifyArgs,
         base: Head,
+        console: &mut Console,
     ) -> Result<Self, Failure> {
         let remembered = Remembered::read(&roots);
         let mut verifier = LogVerifier::from_head(base, roots.clone());
@@ -206,6 +210,12 @@ impl Check {
                 .map_err(|source| Failure::File { file: file.clone(), source })?;
             let bad = |problem| Failure::BadCheckpoint { file: file.clone(), problem };
             let kept = verified(&text, &roots, trust_domain.as_deref()).map_err(bad)?;
+            if kept.checkpoint.seq < base.seq {
+                console.note(&format!(
+                    "the checkpoint names record {}, which is before the first one here: verify its segment with --file",
+                    kept.checkpoint.seq
+                ));
+            }
             verifier.expect(kept);
         }
         let expected = args.expect_head;

@@ -151,6 +151,9 @@ impl From<v1::VerifyAuditResponse> for VerifiedJson {
             uncovered: (!wire.checkpoint.is_empty()).then_some(wire.uncovered),
             trusted: None,
             remembered: None,
+            read_from: (wire.read_from > 0).then_some(wire.read_from),
+            verified_at: wire.verified_at.parse().ok(),
+            accepted_record: (wire.accepted_record > 0).then_some(wire.accepted_record),
         }
     }
 }

@@ -81,8 +81,11 @@ impl AuditService for Services {
         request: Request<v1::TailAuditRequest>,
     ) -> Result<Response<Self::TailAuditStream>, Status> {
         let after = request.into_inner().after;
-        let log = self.0.script().log.clone();
-        let lines = (1u64..).zip(log).filter(move |(seq, _)| *seq > after);
+        let (log, first) = {
+            let script = self.0.script();
+            (script.log.clone(), script.first.max(1))
+        };
+        let lines = (first..).zip(log).filter(move |(seq, _)| *seq > after);
         let lines = lines.map(|(seq, line)| Ok(v1::TailAuditResponse { seq, line }));
         Ok(Response::new(Box::pin(tokio_stream::iter(lines))))
     }

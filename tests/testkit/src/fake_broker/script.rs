@@ -22,6 +22,8 @@ pub struct Script {
     pub watches: Vec<Vec<v1::WatchGrantsResponse>>,
     /// The audit log's lines.
     pub log: Vec<String>,
+    /// The number of the first of them; 0 is 1.
+    pub first: u64,
     /// The answer to a verification of the log; none: a broken log.
     pub verified: Option<v1::VerifyAuditResponse>,
     /// The policies that are kept.
