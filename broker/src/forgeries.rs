@@ -3,6 +3,7 @@
 //! The store leaves such a record out, or refuses the read ([`postern_store::Forgeries`]). Each round here counts the reads that met
 //! one, and logs and audits each forged record once; the status of this broker shows them until it ends.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use postern_core::audit::AuditEvent;
@@ -10,6 +11,10 @@ use postern_runtime::error_chain::error_chain;
 use postern_store::{Store, StoreError, Transaction};
 
 use crate::clock::{Clock, boottime};
+use crate::cluster::Cluster;
+use crate::layers::host::sessions::AgentSessions;
+use crate::policies_seen::PoliciesSeen;
+use crate::signals::Wakeups;
 use crate::signals::rounds::RoundReporter;
 use crate::telemetry;
 
@@ -24,37 +29,60 @@ const ROUNDS_BETWEEN_CHECKS: u32 = 5;
 /// The most records that one round logs and audits; the others wait for the next.
 const MAX_REPORTED: usize = 10;
 
-/// Reports what the store meets, until the process ends.
-///
-/// # Errors
-/// Never: what could not be recorded is tried again.
-pub async fn keep_reporting(store: Store, clock: Clock, reporter: RoundReporter) -> anyhow::Result<()> {
-    let mut rounds = 0_u32;
-    loop {
-        let round = report(&store, clock).await;
-        rounds = (rounds + 1) % ROUNDS_BETWEEN_CHECKS;
-        if rounds == 1 {
-            check_policies(&store).await;
+/// Reports what the store meets.
+pub struct ForgeryReporter {
+    /// The store.
+    pub store: Store,
+    /// The newest policies that this broker has seen.
+    pub seen: Arc<PoliciesSeen>,
+    /// The agents that are connected here.
+    pub sessions: Arc<AgentSessions>,
+    /// The targets on which this broker works.
+    pub cluster: Arc<Cluster>,
+    /// Wakes the reconciler.
+    pub wakeups: Arc<Wakeups>,
+    /// The broker's clock.
+    pub clock: Clock,
+}
+
+impl ForgeryReporter {
+    /// Reports until the process ends.
+    ///
+    /// # Errors
+    /// Never: what could not be recorded is tried again.
+    pub async fn keep_reporting(self, reporter: RoundReporter) -> anyhow::Result<()> {
+        let mut rounds = 0_u32;
+        loop {
+            let reported = report(&self.store, self.clock).await.map_err(|error| error_chain(&error));
+            let seen = self.seen.look(&self.store).await.map_err(|error| format!("{error:#}"));
+            rounds = (rounds + 1) % ROUNDS_BETWEEN_CHECKS;
+            if rounds == 1 && check_policies(&self.store).await {
+                // The targets of a forged policy are not known.
+                self.wakeups.wake_all(self.sessions.targets());
+                self.wakeups.wake_all(self.cluster.leases.targets());
+            }
+            reporter.report(boottime(), reported.and(seen));
+            tokio::time::sleep(REPORT_INTERVAL).await;
         }
-        reporter.report(boottime(), round.map_err(|error| error_chain(&error)));
-        tokio::time::sleep(REPORT_INTERVAL).await;
     }
 }
 
-/// Shows whether the policies are those that were kept last, and no older than those that agents have followed.
-async fn check_policies(store: &Store) {
+/// Shows whether the policies are those that were kept last, and no older than those that this broker has seen and agents have
+/// followed. Returns whether that has changed.
+async fn check_policies(store: &Store) -> bool {
     let trouble = match store.policies().await {
         Err(error @ (StoreError::Forged { .. } | StoreError::PoliciesLost { .. })) => Some(error.to_string()),
         // A store that does not answer is shown as that.
-        Err(_) => return,
+        Err(_) => return false,
         Ok(_) => match store.went_back_behind_agents().await {
             Ok(false) => None,
             Ok(true) => Some(WENT_BACK.to_owned()),
-            Err(_) => return,
+            Err(_) => return false,
         },
     };
     let what = trouble.clone().unwrap_or_default();
-    if store.forgeries().set_policies(trouble) {
+    let has_changed = store.forgeries().set_policies(trouble);
+    if has_changed {
         if what.is_empty() {
             tracing::info!(event = "policies.current", "the policies are those that were kept last");
         } else {
@@ -65,6 +93,7 @@ async fn check_policies(store: &Store) {
             );
         }
     }
+    has_changed
 }
 
 /// Counts, logs and audits what the store has met since the last round.

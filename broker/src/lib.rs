@@ -21,6 +21,7 @@ pub mod layers;
 pub mod limits;
 pub mod migrate;
 pub mod monitoring;
+pub mod policies_seen;
 pub mod principals;
 pub mod readiness;
 pub mod reconcile;

@@ -43,12 +43,13 @@ use crate::cluster::Cluster;
 use crate::cluster::follower::{Follower, LATE_AFTER};
 use crate::cluster::membership::{MembershipKeeper, RENEWAL_INTERVAL};
 use crate::config::BrokerConfig;
-use crate::forgeries::{self, REPORT_INTERVAL};
+use crate::forgeries::{ForgeryReporter, REPORT_INTERVAL};
 use crate::layers::cloud::CloudLayer;
 use crate::layers::host::sessions::AgentSessions;
 use crate::layers::observer::Observer;
 use crate::limits::{self, Limits};
 use crate::monitoring::{self, MonitoringState, UPKEEP_INTERVAL};
+use crate::policies_seen::PoliciesSeen;
 use crate::principals::{Journal, LOOK_INTERVAL, PrincipalKeeper, Revocations};
 use crate::readiness::{self, CHECK_INTERVAL, Readiness, in_words};
 use crate::reconcile::{LONGEST_SLEEP, Reconciler};
@@ -135,6 +136,9 @@ async fn start(
     shutdown: watch::Receiver<ShutdownPhase>,
 ) -> anyhow::Result<RunningBroker> {
     let store = InstrumentedStore::over(&store).keeping(config.limits.store_reserve());
+    // Before anything reads a policy.
+    let policies_seen = Arc::new(PoliciesSeen::load(&config.data_dir)?);
+    policies_seen.tell(&store);
     let clock = Clock::start(store::newest_record(&store).await?);
     let now = wall();
     let authority = Authority::load(&config.authority_dir(), &config.trust_domain)?;
@@ -151,7 +155,7 @@ async fn start(
     let listener = Listener::bind(config.listen, tls, config.trust_domain.clone(), limits_of(config))?;
     let address = listener.address()?;
 
-    let parts = Parts::new(store, coordination, providers, clock, readiness.clone(), shutdown);
+    let parts = Parts::new(store, coordination, providers, clock, readiness.clone(), policies_seen, shutdown);
     // Before the first call: no revoked proof is admitted while the first round is on its way.
     parts.revocations.read(&parts.store).await?;
     parts.revocations.learn_intermediates(authority.revoked()?);
@@ -215,7 +219,7 @@ async fn start(
     let reporter = parts.reporter(Task::Principals, Some(LOOK_INTERVAL));
     tasks.spawn("principals", parts.principals(config, authority).keep(reporter));
     let reporter = parts.reporter(Task::Forgeries, Some(REPORT_INTERVAL));
-    tasks.spawn("forgeries", forgeries::keep_reporting(parts.store.clone(), clock, reporter));
+    tasks.spawn("forgeries", parts.forgery_reporter().keep_reporting(reporter));
     let reporter = parts.reporter(Task::Denials, Some(SUMMARY_INTERVAL));
     tasks.spawn("denials", denials::keep_summarizing(Arc::clone(&app), reporter));
     let reporter = parts.reporter(Task::Retention, Some(ROUND_INTERVAL));
@@ -247,6 +251,7 @@ struct Parts {
     grant_changes: GrantChanges,
     revocations: Arc<Revocations>,
     checkpoints: Arc<Checkpoints>,
+    policies_seen: Arc<PoliciesSeen>,
     progress: Arc<GrantProgress>,
     readiness: Readiness,
     rounds: Arc<Rounds>,
@@ -261,6 +266,7 @@ impl Parts {
         providers: Providers,
         clock: Clock,
         readiness: Readiness,
+        policies_seen: Arc<PoliciesSeen>,
         shutdown: watch::Receiver<ShutdownPhase>,
     ) -> Self {
         let wakeups = Arc::new(Wakeups::default());
@@ -274,6 +280,7 @@ impl Parts {
             grant_changes: GrantChanges::default(),
             revocations: Arc::default(),
             checkpoints: Arc::default(),
+            policies_seen,
             progress: Arc::default(),
             readiness,
             rounds: Arc::default(),
@@ -364,6 +371,17 @@ impl Parts {
         }
     }
 
+    fn forgery_reporter(&self) -> ForgeryReporter {
+        ForgeryReporter {
+            store: self.store.clone(),
+            seen: Arc::clone(&self.policies_seen),
+            sessions: Arc::clone(&self.sessions),
+            cluster: Arc::clone(&self.cluster),
+            wakeups: Arc::clone(&self.wakeups),
+            clock: self.clock,
+        }
+    }
+
     fn principals(&self, config: &BrokerConfig, authority: Arc<Authority>) -> PrincipalKeeper {
         PrincipalKeeper {
             store: self.store.clone(),
@@ -406,6 +424,7 @@ impl Parts {
             retention: config.retention.clone(),
             shutdown: self.shutdown.clone(),
             checkpoints: Arc::clone(&self.checkpoints),
+            policies_seen: Arc::clone(&self.policies_seen),
             verifications: Verifications::default(),
             clock: self.clock,
             authority,

@@ -56,8 +56,8 @@ pub enum StoreError {
     },
     /// The policies are not those that were kept last: the store has lost one, or has brought one back.
     #[error(
-        "the policies in the store are not those that were kept last: {what}; apply that policy again or delete it \
-         (`postern policy apply`, `postern policy delete`), or restore a backup; until then hosts keep their protection"
+        "the policies in the store are not those that were kept last: {what}; compare the policies and apply them \
+         again, or delete what is lost (`postern policy list`, `apply`, `delete`); until then hosts keep their protection"
     )]
     PoliciesLost {
         /// The policy, and the difference.

@@ -264,6 +264,29 @@ async fn policies_that_are_lost_or_brought_back_are_noticed<A: Attacked>(db: A) 
     assert!(!store.went_back_behind_agents().await.unwrap());
     drop(opened);
     assert_eq!(kept().await, (2, 6), "past what the agents have followed");
+
+    // A whole older store fits itself, and this broker has seen newer policies.
+    let opened = db.open().await;
+    let store = opened.store();
+    assert_eq!(store.durable_generation().await.unwrap(), 6);
+    store.has_seen(6);
+    assert_eq!(store.policies().await.unwrap().len(), 2);
+    store.has_seen(9);
+    let target: TargetId = "host:vm-1".parse().unwrap();
+    let lease = opened.lease(&target).await;
+    for _ in 0..2 {
+        let refused = store.policies().await.unwrap_err();
+        assert!(
+            matches!(&refused, StoreError::PoliciesLost { what } if what.contains("generation 6")),
+            "{refused}"
+        );
+        assert!(store.snapshot(&lease).await.unwrap().policies.is_err());
+        assert_eq!(store.policies_to_compare().await.unwrap().len(), 2);
+    }
+    store.commit(put().audit(event())).await.unwrap();
+    assert_eq!(store.durable_generation().await.unwrap(), 10, "past what this broker has seen");
+    assert_eq!(store.policies().await.unwrap().len(), 2);
+    assert_eq!(store.snapshot(&lease).await.unwrap().policies.unwrap().generation, 10);
 }
 
 async fn nothing_enrols_with_a_forged_agent_or_token<A: Attacked>(db: A) {

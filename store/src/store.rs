@@ -35,6 +35,8 @@ pub struct Store {
     forgeries: Arc<Forgeries>,
     /// The highest generation of policies that an agent has followed.
     followed: Arc<AtomicU64>,
+    /// The highest generation of policies that this broker has seen.
+    seen: Arc<AtomicU64>,
 }
 
 impl std::fmt::Debug for Store {
@@ -46,7 +48,14 @@ impl std::fmt::Debug for Store {
 impl Store {
     /// Makes the store over a backend whose records have the seals of this sealer.
     pub fn new(backend: Arc<dyn Backend>, sealer: Sealer) -> Self {
-        Self { backend, headroom: None, sealer, forgeries: Arc::default(), followed: Arc::default() }
+        Self {
+            backend,
+            headroom: None,
+            sealer,
+            forgeries: Arc::default(),
+            followed: Arc::default(),
+            seen: Arc::default(),
+        }
     }
 
     /// Returns the same store with a backend that wraps this one's.
@@ -143,8 +152,8 @@ impl Store {
                 None => drop(manifest.policies.remove(&parsed)),
             }
         }
-        manifest.generation =
-            manifest.generation.max(self.followed.load(Ordering::Relaxed)).saturating_add(1);
+        let passed = self.followed.load(Ordering::Relaxed).max(self.seen_generation());
+        manifest.generation = manifest.generation.max(passed).saturating_add(1);
         let write = Transaction::default().put(&TheManifest, manifest, expect).into_batch()?;
         batch.writes.extend(seal(write, &self.sealer, &*self.backend).await?.batch.writes);
         Ok((batch, read))
@@ -162,6 +171,18 @@ impl Store {
     /// # Errors
     /// The store failed, or [`StoreError::Forged`] or [`StoreError::PoliciesLost`] if they are not those that were kept last.
     pub(crate) async fn kept_policies(&self) -> Result<KeptPolicies, StoreError> {
+        // Before the read: what is read after it is no older, unless the store went back.
+        let seen = self.seen_generation();
+        let kept = self.fitting_policies().await?;
+        is_not_older(kept.generation, seen)?;
+        Ok(kept)
+    }
+
+    /// Returns every policy with the generation of their manifest, also if this broker has seen newer ones.
+    ///
+    /// # Errors
+    /// As [`Self::kept_policies`], for policies that are not those of their manifest.
+    pub(crate) async fn fitting_policies(&self) -> Result<KeptPolicies, StoreError> {
         let mut tries = 0;
         loop {
             let manifest = self.manifest().await?;
@@ -183,16 +204,23 @@ impl Store {
         }
     }
 
-    /// Checks policies that were read at one instant, and returns their generation.
+    /// Checks policies that were read at one instant, and returns their generation. `seen` is [`Self::seen_generation`] before that read.
     ///
     /// # Errors
     /// They are not those that were kept last, or the manifest cannot be read.
-    pub(crate) async fn generation_of(&self, policies: &[Versioned<Policy>]) -> Result<u64, StoreError> {
+    pub(crate) async fn generation_of(
+        &self,
+        policies: &[Versioned<Policy>],
+        seen: u64,
+    ) -> Result<u64, StoreError> {
         let mut tries = 0;
         loop {
             let manifest = self.manifest().await?;
             match manifest.check(policies) {
-                Ok(()) => return Ok(manifest.generation),
+                Ok(()) => {
+                    is_not_older(manifest.generation, seen)?;
+                    return Ok(manifest.generation);
+                }
                 Err(_) if tries < MANIFEST_READS => tries += 1,
                 Err(error) => return Err(error),
             }
@@ -204,6 +232,26 @@ impl Store {
         if generation <= MAX_FOLLOWED {
             self.followed.fetch_max(generation, Ordering::Relaxed);
         }
+    }
+
+    /// Returns the generation of the policies; 0 if the store has none. It is as durable as an answered commit.
+    ///
+    /// # Errors
+    /// The manifest cannot be read, or may be lost with the server that has it.
+    pub async fn durable_generation(&self) -> Result<u64, StoreError> {
+        let manifest = self.get_durable::<PolicyManifest>(&TheManifest).await?.into_inner();
+        Ok(manifest.map_or(0, |manifest| manifest.record.generation))
+    }
+
+    /// Notes a generation of policies that this broker has seen: policies of a lower one are refused from now on
+    /// ([`StoreError::PoliciesLost`]), and the next change of a policy gets a higher one.
+    pub fn has_seen(&self, generation: u64) {
+        self.seen.fetch_max(generation, Ordering::SeqCst);
+    }
+
+    /// Returns the highest generation of policies that this broker has seen; 0 if none.
+    pub fn seen_generation(&self) -> u64 {
+        self.seen.load(Ordering::SeqCst)
     }
 
     /// Reports whether the store has lost a policy that is kept.
@@ -421,6 +469,17 @@ impl Store {
     pub async fn ended(&self) -> String {
         self.backend.ended().await
     }
+}
+
+/// Checks that policies of this generation are no older than those that this broker has seen.
+fn is_not_older(generation: u64, seen: u64) -> Result<(), StoreError> {
+    if generation >= seen {
+        return Ok(());
+    }
+    let what = format!(
+        "they have generation {generation}, and this broker has seen generation {seen}, so the store went back"
+    );
+    Err(StoreError::PoliciesLost { what })
 }
 
 /// The records of documents, each with its document, and the forged ones apart.

@@ -51,6 +51,7 @@ use crate::cluster::peer_status::PeerStatus;
 use crate::layers::cloud::CloudLayer;
 use crate::layers::host::sessions::AgentSessions;
 use crate::layers::observer::Observer;
+use crate::policies_seen::PoliciesSeen;
 use crate::principals::Revocations;
 use crate::readiness::Readiness;
 use crate::retention::RetentionSettings;
@@ -101,6 +102,8 @@ pub struct App {
     pub shutdown: watch::Receiver<ShutdownPhase>,
     /// The checkpoints of the audit log.
     pub checkpoints: Arc<Checkpoints>,
+    /// The newest policies that this broker has seen.
+    pub policies_seen: Arc<PoliciesSeen>,
     /// The verifications of the audit log.
     pub verifications: audit::Verifications,
     /// The clock.

@@ -41,8 +41,10 @@ pub async fn put(
         .with("policy", &policy.name)
         .with("body", body);
     let name = policy.name.clone();
-    app.store.commit(Transaction::default().put_policy(policy.clone(), expect).audit(event)).await?;
-    wake(app, before.into_iter().map(|policy| policy.record).chain([policy])).await?;
+    app.store.commit(Transaction::default().put_policy(policy, expect).audit(event)).await?;
+    // The broker has logged a failure, and looks again soon.
+    app.policies_seen.look(&app.store).await.ok();
+    wake(app).await?;
     let kept = app.store.durable_policy(&name).await?.transpose().ok_or_else(|| not_found(&name))?;
     Ok(kept.map(|kept| kept.version))
 }
@@ -111,7 +113,12 @@ pub async fn list(
     size: usize,
     after: Option<&str>,
 ) -> Result<(Vec<PolicyView>, Option<Name>), Error> {
-    let policies = app.store.policies().await?.into_iter();
+    // Of a store that went back an administrator compares the policies; under them no request is granted.
+    let policies = match caller.principal.role() {
+        Role::Administrator | Role::Reader => app.store.policies_to_compare().await?,
+        Role::Requester => app.store.policies().await?,
+    };
+    let policies = policies.into_iter();
     let mut views: Vec<PolicyView> = policies
         .filter(|policy| after.is_none_or(|after| policy.record.name.as_str() > after))
         .filter_map(|policy| PolicyView::of(policy, &caller.principal))
@@ -127,21 +134,22 @@ pub async fn list(
 /// # Errors
 /// The policy does not exist.
 pub async fn delete(app: &App, caller: &Caller, name: &Name) -> Result<Durable<()>, Error> {
-    let policy = match app.store.policy(name).await {
-        Ok(Some(policy)) => Some(policy.record),
-        // It may be gone by a delete that was not answered.
-        Ok(None) if app.store.has_lost_policy(name).await? => None,
-        Ok(None) => {
-            Some(app.store.durable_policy(name).await?.into_inner().ok_or_else(|| not_found(name))?.record)
-        }
+    match app.store.policy(name).await {
         // A forged policy has to go, too.
-        Err(StoreError::Forged { .. }) => None,
+        Ok(Some(_)) | Err(StoreError::Forged { .. }) => {}
+        // It may be gone by a delete that was not answered.
+        Ok(None) if app.store.has_lost_policy(name).await? => {}
+        Ok(None) => {
+            app.store.durable_policy(name).await?.into_inner().ok_or_else(|| not_found(name))?;
+        }
         Err(error) => return Err(error.into()),
-    };
+    }
     let event = AuditEvent::done(app.clock.now(), &caller.principal, "policy.deleted").with("policy", name);
     let change = Transaction::default().delete_policy(name).audit(event);
     let deleted = Durable::commit(&app.store, change, ()).await?;
-    wake(app, policy).await?;
+    // The broker has logged a failure, and looks again soon.
+    app.policies_seen.look(&app.store).await.ok();
+    wake(app).await?;
     Ok(deleted)
 }
 
@@ -149,15 +157,12 @@ fn not_found(name: &Name) -> Error {
     Error::NotFound { what: format!("the policy {name}") }
 }
 
-/// Wakes every known target of this broker that these policies cover. The other brokers wake their own targets when
-/// they follow the change.
-async fn wake(app: &App, policies: impl IntoIterator<Item = Policy>) -> Result<(), Error> {
+/// Wakes every known target of this broker: each agent gets the new generation of the policies, and of a forged policy the targets are
+/// not known. The other brokers wake their own targets when they follow the change.
+async fn wake(app: &App) -> Result<(), Error> {
     let known = known_targets(app).await?;
-    for policy in policies {
-        app.wakeups.wake_all(
-            known.iter().filter(|target| policy.covers(target) && app.cluster.leases.holds(target)).cloned(),
-        );
-    }
+    app.wakeups.wake_all(known.into_iter().filter(|target| app.cluster.leases.holds(target)));
+    app.wakeups.wake_all(app.sessions.targets());
     Ok(())
 }
 

@@ -26,6 +26,7 @@ use crate::layers::cloud::CloudLayer;
 use crate::layers::host::sessions::AgentSessions;
 use crate::layers::observer::Observer;
 use crate::limits::{Limits, Quotas};
+use crate::policies_seen::PoliciesSeen;
 use crate::principals::Issuance;
 use crate::readiness::Readiness;
 use crate::retention::RetentionSettings;
@@ -72,6 +73,7 @@ impl TestApp {
             retention: RetentionSettings::default(),
             shutdown: watch::channel(ShutdownPhase::Running).1,
             checkpoints: Arc::default(),
+            policies_seen: Arc::new(PoliciesSeen::load(dir.path()).unwrap()),
             verifications: Default::default(),
             clock,
             authority: Arc::new(Authority::init(&dir.path().join("ca"), &trust_domain, clock.now()).unwrap()),

@@ -249,10 +249,12 @@ impl Store {
         let target = lease.target.to_string();
         let one = (AgentRecord::KIND, target.as_str());
         let wanted = SnapshotQuery { kind: Grant::KIND, index: &index, whole: Policy::KIND, one };
+        // Before the read: what is read after it is no older, unless the store went back.
+        let seen = self.seen_generation();
         let found = self.backend().snapshot(lease, wanted).await?;
         let grants = self.without_forged(&found.indexed, Some(&index))?;
         // Boxed: every pass of the reconciler would hold its size.
-        let policies = Box::pin(self.policies_for(&found.whole, &lease.target)).await.map_err(Arc::new);
+        let policies = Box::pin(self.policies_for(&found.whole, &lease.target, seen)).await.map_err(Arc::new);
         let agent = found.one.as_slice();
         let agent = self.without_forged::<AgentRecord>(agent, None)?.pop().map(|agent| agent.record);
         Ok(TargetSnapshot { grants, policies, agent, seq: found.seq })
@@ -262,9 +264,10 @@ impl Store {
         &self,
         found: &[Document],
         target: &TargetId,
+        seen: u64,
     ) -> Result<KeptPolicies<Policy>, StoreError> {
         let policies = self.without_forged::<Policy>(found, None)?;
-        let generation = self.generation_of(&policies).await?;
+        let generation = self.generation_of(&policies, seen).await?;
         let policies = policies.into_iter().map(|policy| policy.record);
         Ok(KeptPolicies { generation, policies: policies.filter(|policy| policy.covers(target)).collect() })
     }

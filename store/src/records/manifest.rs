@@ -9,8 +9,9 @@
 //!
 //! **On failure.** A list that does not fit is read again, as it may have changed between the two reads; then it is an error
 //! ([`StoreError::PoliciesLost`]), which names the policy. An administrator applies that policy again, or deletes it. A store that went
-//! back as a whole fits itself, and has a lower generation than its agents: the next policy that an administrator applies gets a
-//! generation past the agents' ([`Store::agent_follows`](crate::Store::agent_follows)).
+//! back as a whole fits itself, and has a lower generation than a broker has seen ([`Store::has_seen`](crate::Store::has_seen)), which is
+//! the same error, and than its agents have followed ([`Store::agent_follows`](crate::Store::agent_follows)). The next policy that an
+//! administrator applies gets a generation past both.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -124,3 +124,31 @@ async fn i1_a_policy_that_is_kept_is_written_once_more_if_agents_have_followed_n
     assert_eq!((again().await, again().await), (2, 2), "past what the agents have followed");
     assert!(!test.app.store.went_back_behind_agents().await.unwrap());
 }
+
+#[tokio::test]
+async fn i7_policies_older_than_those_that_this_broker_has_seen_grant_nothing_until_one_is_applied() {
+    let (admin, alice) = (caller(Role::Administrator, "admin"), caller(Role::Requester, "alice"));
+    let test = TestApp::under([policy_of("a", &[])]).await;
+    test.app.store.has_seen(40);
+    let refused = list(&test.app, &alice, 10, None).await.unwrap_err().to_string();
+    assert!(refused.contains("generation 40") && refused.contains("policy"), "{refused}");
+    let (views, _) = list(&test.app, &admin, 10, None).await.unwrap();
+    assert_eq!(names(&views), ["a"], "an administrator compares them");
+    assert_eq!(put(&test.app, &admin, policy_of("a", &[]), None).await.unwrap().into_inner(), 2);
+    assert_eq!(list(&test.app, &alice, 10, None).await.unwrap().0.len(), 1);
+    assert_eq!(test.app.store.seen_generation(), 41, "it is kept before the answer");
+}
+
+#[tokio::test]
+async fn i1_the_deletion_of_a_forged_policy_wakes_the_targets_that_it_may_have_covered() {
+    let admin = caller(Role::Administrator, "admin");
+    let target: postern_core::TargetId = "host:vm-1".parse().unwrap();
+    let test = TestApp::under([policy_of("a", &[])]).await;
+    let grant = crate::testing::builders::a_grant().build();
+    let event = AuditEvent::done(test.app.clock.now(), "a test", "tested");
+    test.store.commit(Transaction::default().put_grant(grant, Expect::Absent).audit(event)).await.unwrap();
+    forge(&test);
+    test.woken().await;
+    delete(&test.app, &admin, &"a".parse().unwrap()).await.unwrap();
+    assert!(test.woken().await.contains(&target));
+}

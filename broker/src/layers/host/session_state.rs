@@ -236,7 +236,11 @@ impl SessionState {
         if matches!(&*session.borrow(), Outgoing::End(_)) {
             return None;
         }
-        let same = self.pushed.as_ref().is_some_and(|pushed| pushed.desired == desired);
+        // With newer policies also a state that asks for the same: the agent has to know their generation (I1).
+        let same = self
+            .pushed
+            .as_ref()
+            .is_some_and(|pushed| pushed.desired == desired && pushed.policies == policies);
         if same && self.refusal.as_ref().is_none_or(|refusal| now < refusal.retry_at) {
             return self.refusal.as_ref().map(|refusal| refusal.retry_at);
         }
@@ -269,6 +273,7 @@ impl SessionState {
         let confirms = error.is_none();
         match error {
             None => {
+                self.followed = self.followed.max(pushed.policies);
                 self.confirmed = Some(Arc::clone(pushed));
                 self.refusal = None;
                 // The agent holds this state and nothing else.

@@ -50,6 +50,31 @@ fn the_same_state_is_pushed_once_and_a_change_at_once() {
 }
 
 #[test]
+fn i1_newer_policies_are_pushed_once_though_they_ask_for_the_same() {
+    let (mut state, mut stream) = a_session();
+    let of = |generation, policies| StateNumber { generation, policies };
+    state.push(of(1, 4), holding(&[window(60)]), at(0));
+    state.applied(1, None, at(0), true);
+    assert_eq!(generation(&mut stream), Some(1));
+    state.push(of(2, 4), holding(&[window(60)]), at(1));
+    assert_eq!(generation(&mut stream), None);
+    for policies in [5, 6, 7] {
+        state.push(of(policies, policies), holding(&[window(60)]), at(2));
+    }
+    assert_eq!(generation(&mut stream), Some(7), "the newest alone is sent");
+    assert_eq!(state.observe(&window(60)), Some(Observed::Open), "the window is open all the time");
+    assert_eq!(state.report().status, LayerStatus::Pending);
+    state.applied(7, None, at(3), true);
+    assert_eq!(state.report().status, LayerStatus::InSync);
+    state.push(of(8, 7), holding(&[window(60)]), at(4));
+    assert_eq!(generation(&mut stream), None);
+    // The agent has followed 7, and the store went back while it is connected.
+    state.push(of(9, 6), holding(&[window(60)]), at(5));
+    state.applied(9, None, at(5), true);
+    assert!(state.report().detail.contains("the store went back"), "{}", state.report().detail);
+}
+
+#[test]
 fn i5_a_refusal_is_of_the_pushed_state_and_is_pushed_again_later_and_later() {
     let (alarms, _guard) = capture_log(tracing::Level::ERROR);
     let (mut state, mut stream) = a_session();
