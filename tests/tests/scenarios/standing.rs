@@ -2,7 +2,8 @@
 
 use std::process::Output;
 
-use postern_tests::{HostWorld, TCP, VM, ask_for, usual_policy};
+use postern_tests::clock::wait_until;
+use postern_tests::{HostWorld, STEP_TIMEOUT, TCP, VM, ask_for, usual_policy};
 use serde_json::Value;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
@@ -64,8 +65,11 @@ fn the_doctor_finds_nothing_wrong_with_what_works_and_names_what_does_not() {
 #[test]
 fn the_brokers_health_is_that_it_serves() {
     let world = HostWorld::without_agent(usual_policy());
-    let health = world
-        .alice
-        .run(|channel| async move { HealthClient::new(channel).check(HealthCheckRequest::default()).await });
-    assert_eq!(health.unwrap().into_inner().status(), ServingStatus::Serving);
+    // It is ready once each of its parts has gone round, a moment after it listens.
+    wait_until("the broker to serve", STEP_TIMEOUT, || {
+        let health = world.alice.run(|channel| async move {
+            HealthClient::new(channel).check(HealthCheckRequest::default()).await
+        });
+        health.unwrap().into_inner().status() == ServingStatus::Serving
+    });
 }
