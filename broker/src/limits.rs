@@ -9,8 +9,8 @@
 //!
 //! 1. **Handshake** ([`handshakes`]): a TCP connection whose peer is not known yet. It holds a [`HandshakePermit`]. A connection
 //!    past the [`rate`] of handshakes is closed before it costs the broker a signature. Connections that wait for their peer give way to newer ones, first those of the address that holds most.
-//! 2. **Seat** ([`seats`]): after the handshake a connection belongs to a class: anonymous (no certificate), people, or
-//!    agents. Anonymous connections and people have a fixed number of seats; agents have all that is left. Within a class,
+//! 2. **Seat** ([`seats`]): after the handshake a connection belongs to a class: anonymous (no certificate), people,
+//!    administrators, or agents. The first three have a fixed number of seats; agents have all that is left. Within a class,
 //!    the address or identity that holds most seats gives up its oldest one.
 //! 3. **Call** (`api/bounded.rs`): headers and each message have a size, receiving a request and answering it have a deadline, and
 //!    a principal has a number of calls at once. Reads that go through many records share a few places ([`reads`]).

@@ -93,7 +93,7 @@ impl Bounds {
                 bytes: None,
                 age: None,
             },
-            Class::People => Self {
+            Class::People | Class::Administrators => Self {
                 streams: limits.streams,
                 stream_window: 64 * KIB,
                 window: 256 * KIB,

@@ -36,10 +36,13 @@ impl LimitsSection {
             let row = Row::of(key).ok_or_else(|| unknown(key))?;
             (row.set)(&mut limits, checked(row, value)?);
         }
-        let others = limits.handshakes + limits.anonymous + limits.people;
+        let others = limits.others();
         if others > limits.connections / 2 {
             let problem = format!("{} leaves agents less than half", limits.connections);
-            let remedy = format!("use {} or more, or lower handshakes, anonymous or people", 2 * others);
+            let remedy = format!(
+                "use {} or more, or lower handshakes, anonymous, people or administrators",
+                2 * others
+            );
             return Err(Invalid::new("limits.connections", problem, remedy));
         }
         Ok(limits)
@@ -125,7 +128,7 @@ mod tests {
             let other = if row.default == least { most } else { least };
             // The shares of connections are judged together.
             let room = if row.key == "connections" { "" } else { "\nconnections = 1000000" };
-            let small = "handshakes = 8\nanonymous = 4\npeople = 4";
+            let small = "handshakes = 8\nanonymous = 4\npeople = 4\nadministrators = 2";
             let rest: Vec<&str> =
                 small.lines().filter(|line| !line.starts_with(&format!("{} ", row.key))).collect();
             let with = |value| parse(&format!("{}{room}\n{}", line(row, value), rest.join("\n")));
@@ -169,7 +172,7 @@ mod tests {
             ("anonymous = 0", "limits.anonymous", "4 to 4096"),
             ("anonymous = -1", "limits.anonymous", "4 to 4096"),
             ("anonymous = \"16\"", "limits.anonymous", "4 to 4096"),
-            ("connections = 5000", "limits.connections", "6656 or more"),
+            ("connections = 5000", "limits.connections", "6784 or more"),
             ("per_agent = 1", "limits.per_agent", "2 to 64"),
             ("first_byte = \"0s\"", "limits.first_byte", "10s"),
             ("first_byte = 5", "limits.first_byte", "10s"),

@@ -3,28 +3,33 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 
-use postern_core::{CallerKind, PrincipalKey, TargetId};
+use postern_core::{CallerKind, PrincipalKey, Role, TargetId};
 
 /// The class of a connection after its handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Class {
     /// The peer showed no certificate.
     Anonymous,
-    /// The peer showed a principal's certificate.
+    /// The peer showed the certificate of a principal that is no administrator.
     People,
+    /// The peer showed an administrator's certificate.
+    Administrators,
     /// The peer showed an agent's certificate.
     Agents,
 }
 
 impl Class {
     /// Every class.
-    pub(super) const ALL: [Self; 3] = [Self::Anonymous, Self::People, Self::Agents];
+    pub(super) const ALL: [Self; 4] = [Self::Anonymous, Self::People, Self::Administrators, Self::Agents];
 
     /// Returns the class of a peer that its certificate proves to be of this kind, or that has shown none.
     pub fn of(kind: Option<&CallerKind>) -> Self {
         match kind {
             None => Self::Anonymous,
             Some(CallerKind::Agent(_)) => Self::Agents,
+            Some(CallerKind::Principal(principal)) if principal.role() == Role::Administrator => {
+                Self::Administrators
+            }
             Some(CallerKind::Principal(_) | CallerKind::Broker) => Self::People,
         }
     }
@@ -34,6 +39,7 @@ impl Class {
         match self {
             Self::Anonymous => "anonymous",
             Self::People => "people",
+            Self::Administrators => "administrators",
             Self::Agents => "agents",
         }
     }
@@ -46,7 +52,7 @@ pub enum Owner {
     Address(IpAddr),
     /// A load balancer.
     Balancer,
-    /// A principal, in whatever role: its certificates in several roles share its seats.
+    /// A principal, in whatever role: its certificates in several roles share its seats, but for those of an administrator.
     Principal(PrincipalKey),
     /// The agent of a target.
     Agent(TargetId),

@@ -2,7 +2,7 @@
 //!
 //! A new connection is admitted while an older one can go for it: the oldest of its own owner if that has its share,
 //! otherwise the oldest of the owner that has most. So an identity or an address that opens connections without end closes
-//! only its own, and an administrator always gets in.
+//! only its own. Administrators have seats that none but they can take.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -15,6 +15,7 @@ pub(super) struct Seats<T> {
     next: u64,
     anonymous: ClassSeats<T>,
     people: ClassSeats<T>,
+    administrators: ClassSeats<T>,
     agents: ClassSeats<T>,
 }
 
@@ -39,10 +40,11 @@ pub(super) struct TakenSeat<T> {
 
 impl<T> Seats<T> {
     pub(super) fn new(limits: &Limits) -> Self {
-        let [anonymous, people, agents] = Class::ALL.map(|class| {
+        let [anonymous, people, administrators, agents] = Class::ALL.map(|class| {
             let (most, per_owner) = match class {
                 Class::Anonymous => (limits.anonymous, limits.anonymous_per_address),
                 Class::People => (limits.people, limits.per_principal),
+                Class::Administrators => (limits.administrators, limits.per_principal),
                 Class::Agents => (limits.agents(), limits.per_agent),
             };
             ClassSeats {
@@ -54,13 +56,14 @@ impl<T> Seats<T> {
                 by_owner: HashMap::new(),
             }
         });
-        Self { next: 0, anonymous, people, agents }
+        Self { next: 0, anonymous, people, administrators, agents }
     }
 
     pub(super) fn len(&self, class: Class) -> usize {
         match class {
             Class::Anonymous => self.anonymous.seats.len(),
             Class::People => self.people.seats.len(),
+            Class::Administrators => self.administrators.seats.len(),
             Class::Agents => self.agents.seats.len(),
         }
     }
@@ -76,6 +79,7 @@ impl<T> Seats<T> {
         let (own, all) = match class {
             Class::Anonymous => (Limit::AnonymousPerAddress, Limit::Anonymous),
             Class::People => (Limit::PerPrincipal, Limit::People),
+            Class::Administrators => (Limit::PerPrincipal, Limit::Administrators),
             Class::Agents => (Limit::PerAgent, Limit::Connections),
         };
         let mut evicted = None;
@@ -103,6 +107,7 @@ impl<T> Seats<T> {
         match class {
             Class::Anonymous => &mut self.anonymous,
             Class::People => &mut self.people,
+            Class::Administrators => &mut self.administrators,
             Class::Agents => &mut self.agents,
         }
     }
@@ -145,14 +150,15 @@ mod tests {
     use super::*;
     use crate::testing::builders::key;
 
-    /// Four seats for strangers, three for people and five for agents, and two of them for each owner.
+    /// Four seats for strangers, three for people, two for administrators and five for agents, and two of them for each owner.
     fn seats() -> Seats<&'static str> {
         Seats::new(&Limits {
-            connections: 14,
+            connections: 16,
             handshakes: 2,
             anonymous: 4,
             anonymous_per_address: 2,
             people: 3,
+            administrators: 2,
             per_principal: 2,
             per_agent: 2,
             ..Limits::default()
@@ -236,13 +242,27 @@ mod tests {
     }
 
     #[test]
-    fn i10_an_administrator_gets_in_while_another_identity_holds_every_seat() {
+    fn i10_a_person_gets_in_while_another_identity_holds_every_seat() {
         let mut seats = seats();
         seats.take(Class::People, principal("mallory"), "m1").unwrap();
         seats.take(Class::People, principal("mallory"), "m2").unwrap();
         seats.take(Class::People, principal("eve"), "e").unwrap();
-        let admin = seats.take(Class::People, principal("admin"), "admin").unwrap();
-        assert_eq!(admin.evicted, Some((Limit::People, "m1")));
+        let more = seats.take(Class::People, principal("rita"), "rita").unwrap();
+        assert_eq!(more.evicted, Some((Limit::People, "m1")));
+    }
+
+    #[test]
+    fn i10_an_administrator_gets_in_while_every_other_principal_has_a_seat() {
+        let mut seats = seats();
+        for who in ["a", "b", "c"] {
+            seats.take(Class::People, principal(who), who).unwrap();
+        }
+        assert_eq!(seats.take(Class::People, principal("d"), "d").unwrap_err(), Limit::People);
+        for word in ["one", "two"] {
+            assert!(seats.take(Class::Administrators, principal("root"), word).unwrap().evicted.is_none());
+        }
+        let other = seats.take(Class::Administrators, principal("other"), "other").unwrap();
+        assert_eq!(other.evicted, Some((Limit::Administrators, "one")));
     }
 
     #[test]

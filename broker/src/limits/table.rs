@@ -180,9 +180,11 @@ limits! {
         AnonymousPerNetwork anonymous_per_network: usize = 96, 1..=4_096,
             "the same from one IPv6 network of 48 bits";
         People people: usize = 2_048, 4..=65_536,
-            "connections of principals. A new one closes the oldest of the principal that has most";
+            "connections of principals that are no administrators. A new one closes the oldest of the principal that has most";
+        Administrators administrators: usize = 64, 2..=65_536,
+            "connections of administrators, so that none of the others takes their room. A new one closes the oldest of the administrator that has most";
         PerPrincipal per_principal: usize = 256, 2..=65_536,
-            "connections of one principal, in whatever role; a new one closes the oldest";
+            "connections of one principal, and as many as an administrator; a new one closes the oldest";
         PerAgent per_agent: usize = 8, 2..=64,
             "connections of one agent; a new one closes the oldest";
         CallsPerPrincipal calls_per_principal: usize = 128, 8..=65_536,

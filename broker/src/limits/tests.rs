@@ -31,6 +31,7 @@ const DRIVEN: &[(&str, &str)] = &[
     ("anonymous_per_address", "i10_each_limit_on_connections_is_counted"),
     ("anonymous_per_network", "i10_each_limit_on_connections_is_counted"),
     ("people", "i10_each_limit_on_connections_is_counted"),
+    ("administrators", "i10_each_limit_on_connections_is_counted"),
     ("per_principal", "i10_each_limit_on_connections_is_counted"),
     ("per_agent", "i10_each_limit_on_connections_is_counted"),
     ("calls_per_principal", "i10_a_principal_has_a_number_of_calls_that_are_not_answered"),
@@ -116,7 +117,7 @@ fn v6(number: u16) -> SocketAddr {
 /// The limits that matter to a test of admission, all so small that a few peers reach them.
 fn small() -> Limits {
     Limits {
-        connections: 24,
+        connections: 26,
         handshakes: 4,
         handshakes_per_address: 2,
         handshakes_per_network: 3,
@@ -124,6 +125,7 @@ fn small() -> Limits {
         anonymous_per_address: 2,
         anonymous_per_network: 3,
         people: 3,
+        administrators: 2,
         per_principal: 2,
         per_agent: 2,
         ..Limits::default()
@@ -183,6 +185,9 @@ fn i10_each_limit_on_connections_is_counted() {
     assert_eq!(counted.of(Limit::PerPrincipal), 1);
     ["a", "b"].into_iter().for_each(|who| seat(v4(1), Some(&person(who))));
     assert_eq!(counted.of(Limit::People), 1);
+    let root = |who| CallerKind::Principal(Principal::local(Role::Administrator, name(who)));
+    ["root", "root", "other"].into_iter().for_each(|who| seat(v4(1), Some(&root(who))));
+    assert_eq!(counted.of(Limit::Administrators), 1);
     (0..3).for_each(|_| seat(v4(1), Some(&agent(0))));
     assert_eq!(counted.of(Limit::PerAgent), 1);
     // Twelve places are for agents alone, and a second connection goes for a first.

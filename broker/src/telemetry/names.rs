@@ -86,7 +86,7 @@ const LAYERS: &[&str] = &["host", "cloud"];
 /// The signs by which a clone is found.
 const CLONE_SIGNS: &[&str] = &[Cloned::Renewed.word(), Cloned::Unknown.word(), Cloned::SameKey.word()];
 /// Handshakes, and the classes of connections after their handshake.
-const CONNECTION_KINDS: &[&str] = &["handshake", "anonymous", "people", "agents"];
+const CONNECTION_KINDS: &[&str] = &["handshake", "anonymous", "people", "administrators", "agents"];
 /// The tasks of the broker that go round.
 const TASKS: &[&str] = &[
     Task::Reconciler.word(),

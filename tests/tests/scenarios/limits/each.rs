@@ -233,7 +233,8 @@ fn i10_a_connection_without_a_certificate_sends_its_share_of_bytes_and_no_more()
 
 #[test]
 fn i10_agents_keep_their_share_while_strangers_want_every_connection() {
-    let limits = "connections = 64\nhandshakes = 8\nanonymous = 8\npeople = 8\nhandshakes_per_address = 8\n";
+    let limits = "connections = 64\nhandshakes = 8\nanonymous = 8\npeople = 8\nadministrators = 8\n\
+                  handshakes_per_address = 8\n";
     let limited = Limited::with(limits);
     let admin = limited.broker.admin(&limited.net.hub);
     let mut token = admin.join_token(VM, None).unwrap();
