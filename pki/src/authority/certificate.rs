@@ -67,6 +67,20 @@ pub(super) fn root(key: &KeyPair, domain: &TrustDomain, now: Timestamp) -> Resul
     Ok(params.self_signed(&key.0)?.der().to_vec())
 }
 
+/// Makes the root (DER) that takes the place of an `old` one. It begins at least a second after the old one, also where the clock of
+/// this machine is behind the one that made the old root: a client drops the root that began first ([`crate::vouching`]).
+pub(super) fn next_root(
+    key: &KeyPair,
+    domain: &TrustDomain,
+    old: &CaCertificate,
+    now: Timestamp,
+) -> Result<Vec<u8>, PkiError> {
+    let mut params = params(ROOT, domain, 1, later(now, ROOT_LIFETIME), now)?;
+    let from = earlier(now, BACKDATE).max(later(old.life.not_before, Duration::from_secs(1)));
+    set_validity(&mut params, from, later(now, ROOT_LIFETIME))?;
+    Ok(params.self_signed(&key.0)?.der().to_vec())
+}
+
 /// Makes the certificate by which a root (DER) vouches for the key of the next one. It ends with the root.
 pub(super) fn voucher(
     next_key: &KeyPair,

@@ -69,7 +69,7 @@ impl Authority {
             files::write_beside(place, &key.0.serialize_pem(), 0o600)?;
             key
         };
-        let next = certificate::root(&key, trust_domain, now)?;
+        let next = certificate::next_root(&key, trust_domain, &roots.root.facts, now)?;
         let voucher = certificate::voucher(&key, trust_domain, &roots.root.der, old_key, now)?;
         let facts = CaCertificate::read("the next root", &next)?;
         files::write_beside(&paths.roll, &credentials::to_pem(&[next, voucher]), 0o644)?;
