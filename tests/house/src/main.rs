@@ -3,12 +3,14 @@
 //!     postern-house                runs every check on the checkout that it is started in
 //!     postern-house words          lists each line with a word that the tree does not use
 //!     postern-house summaries      lists each doc summary that opens with a question word or a bare pronoun
+//!     postern-house links          lists each link of the documentation that leads nowhere
 //!     postern-house loops          lists the modules that import each other in a loop, crate by crate
 //!
 //! Each check compares its count with the limit in `tests/house/limits.toml`. A limit only falls: a change that needs a higher
 //! one is written differently instead, and a change that comes out lower lowers it.
 
 mod limits;
+mod links;
 mod loops;
 mod summaries;
 mod tree;
@@ -29,14 +31,19 @@ fn main() -> Result<ExitCode> {
     let tree = Tree::read(root).context("reading the checkout")?;
     let passed = match wanted.as_deref() {
         None => {
-            let passed =
-                [words(&tree, &limits, false), summaries(&tree, &limits, false), loops(&tree, &limits)?];
+            let passed = [
+                words(&tree, &limits, false),
+                summaries(&tree, &limits, false),
+                links(&tree),
+                loops(&tree, &limits)?,
+            ];
             passed.into_iter().all(|passed| passed)
         }
         Some("words") => words(&tree, &limits, true),
         Some("summaries") => summaries(&tree, &limits, true),
+        Some("links") => links(&tree),
         Some("loops") => loops(&tree, &limits)?,
-        Some(other) => bail!("{other:?} is no check; there are words, summaries and loops"),
+        Some(other) => bail!("{other:?} is no check; there are words, summaries, links and loops"),
     };
     Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -62,6 +69,12 @@ fn summaries(tree: &Tree, limits: &Limits, list: bool) -> bool {
         found.len()
     );
     verdict(&what, passed, &format!("at most {} %", limits.summaries_percent))
+}
+
+fn links(tree: &Tree) -> bool {
+    let found = links::find(tree);
+    found.iter().for_each(|hit| say(&format!("{hit}")));
+    verdict(&format!("{} links of the documentation lead nowhere", found.len()), found.is_empty(), "none")
 }
 
 fn loops(tree: &Tree, limits: &Limits) -> Result<bool> {
