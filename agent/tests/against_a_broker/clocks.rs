@@ -208,7 +208,8 @@ async fn i2_a_session_ends_if_no_other_can_be_opened_for_the_true_ends() {
     assert_eq!(session.applied().await.error, "");
     broker.faults().fail("Session", 1, Fault::Refused(Status::unavailable("not now")));
     agent.ask_again.notify_one();
-    session.ended().await;
+    // Before the silence of this broker would end it, which takes 15 s.
+    tokio::time::timeout(Duration::from_secs(12), session.ended()).await.unwrap();
     let mut next = broker.session().await;
     send_at(&next, 1, Duration::from_secs(590), 12_000_000_000);
     assert_eq!(next.applied().await.error, "");
