@@ -5,6 +5,9 @@
 //!
 //! I8 is kept here: within a session an older desired state never replaces a newer one, and a repeated state changes
 //! nothing. A new session starts with no generation, so that the agent follows a broker that was restored from a backup.
+//!
+//! In the first session of an enrolment the first accepted state counts whatever the generation of its policies: an operator of this host
+//! has it follow the store that it is enrolled in now. Until then nothing is forgotten.
 
 use std::time::Duration;
 
@@ -24,6 +27,8 @@ const DEADLINE_JITTER: Duration = Duration::from_millis(100);
 pub struct AcceptedState {
     accepted: Option<DesiredState>,
     newest_received: Option<u64>,
+    /// Set in the first session of an enrolment until a state is accepted.
+    is_first_of_enrolment: bool,
 }
 
 /// A desired state that is older than one received before in the same session.
@@ -39,12 +44,13 @@ pub struct Stale {
 impl AcceptedState {
     /// Starts from the state in the ledger.
     pub fn restored(accepted: Option<DesiredState>) -> Self {
-        Self { accepted, newest_received: None }
+        Self { accepted, newest_received: None, is_first_of_enrolment: false }
     }
 
-    /// Begins a session: its first desired state counts whatever its generation.
-    pub fn begin_session(&mut self) {
-        self.newest_received = None;
+    /// Begins a session: its first desired state counts whatever its generation. If the session is the first of an enrolment, the
+    /// generation of its policies does not matter either.
+    pub fn begin_session(&mut self, is_first_of_enrolment: bool) {
+        (self.newest_received, self.is_first_of_enrolment) = (None, is_first_of_enrolment);
     }
 
     /// Returns the state that this host should hold if it follows `desired` at `now`. Accepts nothing: see [`Self::accept`].
@@ -58,7 +64,7 @@ impl AcceptedState {
         self.newest_received = Some(desired.generation);
         if let Some(accepted) = &self.accepted {
             desired.windows = with_steady_deadlines(&desired, accepted).collect();
-            keep_protection(&mut desired, accepted);
+            keep_protection(&mut desired, accepted, self.policies());
         }
         desired.drop_ended(now);
         Ok(desired)
@@ -67,6 +73,12 @@ impl AcceptedState {
     /// Notes that the host holds this state now.
     pub fn accept(&mut self, held: DesiredState) {
         self.accepted = Some(held);
+        self.is_first_of_enrolment = false;
+    }
+
+    /// Replaces the state accepted last by one that holds less.
+    pub fn restrict(&mut self, restricted: DesiredState) {
+        self.accepted = Some(restricted);
     }
 
     /// Returns the state accepted last; `None` before the first.
@@ -79,15 +91,15 @@ impl AcceptedState {
         self.accepted.as_ref().map_or(0, |accepted| accepted.generation)
     }
 
-    /// Returns the highest generation of policies that this host has followed; 0 if none.
+    /// Returns the highest generation of policies that this host has followed; 0 if none, or in the first session of an enrolment.
     pub fn policies(&self) -> u64 {
-        self.accepted.as_ref().map_or(0, |accepted| accepted.policies)
+        let accepted = self.accepted.as_ref().filter(|_| !self.is_first_of_enrolment);
+        accepted.map_or(0, |accepted| accepted.policies)
     }
 
-    /// Forgets the generation of policies: an operator has enrolled this host again. Returns whether there was one.
-    pub fn forget_policies(&mut self) -> bool {
-        let Some(accepted) = self.accepted.as_mut() else { return false };
-        (std::mem::take(&mut accepted.policies) > 0) | std::mem::take(&mut accepted.keeps)
+    /// Reports whether the session is the first of an enrolment, and no state of it is accepted yet.
+    pub fn is_first_of_enrolment(&self) -> bool {
+        self.is_first_of_enrolment
     }
 
     /// Drops the windows whose end has come, and returns them.
@@ -100,16 +112,15 @@ impl AcceptedState {
         ended
     }
 
-    /// Moves the end of every window forward by a time. Returns whether there is a window.
-    pub fn shorten(&mut self, by: Duration) -> bool {
-        let Some(accepted) = &mut self.accepted else { return false };
+    /// Lets every window end earlier by a time.
+    pub fn shorten(&mut self, by: Duration) {
+        let Some(accepted) = &mut self.accepted else { return };
         let by = u64::try_from(by.as_nanos()).unwrap_or(u64::MAX);
         let earlier = |window: HeldWindow| HeldWindow {
             deadline: BootTime(window.deadline.0.saturating_sub(by)),
             ..window
         };
         accepted.windows = std::mem::take(&mut accepted.windows).into_iter().map(earlier).collect();
-        !accepted.windows.is_empty()
     }
 
     /// Returns the state to hold when `wanted` cannot be accepted: everything that `wanted` closes is closed, and nothing opens
@@ -130,22 +141,24 @@ impl AcceptedState {
             windows: in_both.collect(),
             policies: accepted.policies,
             keeps: accepted.keeps,
+            is_bootstrap: false,
         })
     }
 }
 
-/// Keeps the accepted protection, unless the policies of `desired` are newer than those that this host has followed.
-fn keep_protection(desired: &mut DesiredState, accepted: &DesiredState) {
+/// Keeps the accepted protection, unless the policies of `desired` are newer than those that this host has followed (`followed`). A
+/// state without policies of its own says itself whether it keeps what the host kept.
+fn keep_protection(desired: &mut DesiredState, accepted: &DesiredState, followed: u64) {
     // A host that has followed no policy has the protection of its own configuration.
-    let is_newer = desired.policies > accepted.policies || accepted.policies == 0;
-    desired.keeps = !is_newer && desired.takes_protection_off(accepted);
-    if desired.keeps {
+    let is_newer = desired.policies > followed || followed == 0;
+    if !is_newer && desired.takes_protection_off(accepted) {
+        desired.keeps = true;
         desired.ports.extend(accepted.ports.iter().copied());
         if accepted.mode == Mode::Enforce {
             desired.mode = Mode::Enforce;
         }
     }
-    desired.policies = desired.policies.max(accepted.policies);
+    desired.policies = desired.policies.max(followed);
 }
 
 /// Returns the windows of `desired`, each with its deadline in `accepted` where the two differ only by jitter.
@@ -188,6 +201,7 @@ mod tests {
             windows: windows.iter().copied().collect(),
             policies: 0,
             keeps: false,
+            is_bootstrap: false,
         }
     }
 
@@ -203,7 +217,7 @@ mod tests {
         follow(&mut state, desired(5, &[]), 0).unwrap();
         assert_eq!(follow(&mut state, desired(4, &[]), 0), Err(Stale { generation: 4, newest: 5 }));
         assert_eq!(state.generation(), 5);
-        state.begin_session();
+        state.begin_session(false);
         follow(&mut state, desired(1, &[]), 0).unwrap();
         assert_eq!(state.generation(), 1);
     }
@@ -225,7 +239,7 @@ mod tests {
             (0, Mode::Monitor, &both),
             (7, Mode::Monitor, &[]),
         ] {
-            state.begin_session();
+            state.begin_session(false);
             follow(&mut state, of(2, policies, mode, ports), 0).unwrap();
             let held = state.accepted().unwrap();
             assert_eq!((held.mode, held.ports.len(), held.policies, held.keeps), (Mode::Enforce, 2, 7, true));
@@ -239,9 +253,21 @@ mod tests {
         assert_eq!((held.mode, held.ports.len(), held.policies, held.keeps), (Mode::Monitor, 1, 8, false));
         // An enrolment starts from the beginning.
         follow(&mut state, of(5, 3, Mode::Monitor, &[]), 0).unwrap();
-        assert!(state.accepted().unwrap().keeps && state.forget_policies());
+        assert!(state.accepted().unwrap().keeps && state.policies() == 8);
+        state.begin_session(true);
+        assert_eq!(state.policies(), 0);
+        // Nothing was accepted in it, and the next session is of the identity before.
+        state.begin_session(false);
         follow(&mut state, of(6, 3, Mode::Monitor, &[]), 0).unwrap();
-        assert!(state.accepted().unwrap().ports.is_empty());
+        assert!(state.accepted().unwrap().keeps && state.policies() == 8);
+        state.begin_session(true);
+        follow(&mut state, of(7, 3, Mode::Monitor, &[]), 0).unwrap();
+        let held = state.accepted().unwrap();
+        assert_eq!((held.ports.len(), held.policies, held.keeps), (0, 3, false));
+        // Only its first state: the host follows the new store from there.
+        follow(&mut state, of(8, 3, Mode::Enforce, &both), 0).unwrap();
+        follow(&mut state, of(9, 2, Mode::Monitor, &[]), 0).unwrap();
+        assert!(state.accepted().unwrap().keeps);
     }
 
     #[test]

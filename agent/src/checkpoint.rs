@@ -10,12 +10,19 @@
 //! The agent also shows the kept one at the beginning of each session, and the broker compares its log with it: that finds a log that
 //! was rewritten and is longer. The alarm ends with a checkpoint that says that an operator accepted another log since.
 //!
-//! The file is written at most once a minute, and at once for an alarm. The windows of this host depend on none of this.
+//! What is kept does not depend on the roots of today: once the authority has a new root, an older checkpoint can no longer be verified,
+//! and still says what the log was. Only an enrolment under another authority drops it, with its alarm.
 //!
-//! **On failure.** A checkpoint that cannot be verified changes nothing, and is logged once an hour at most. A file that cannot be
-//! read counts as absent, and one that cannot be written is logged. A kept checkpoint of a root that this host no longer trusts is
-//! dropped: the host was enrolled under another authority.
+//! The file is written at most once a minute, and at once for an alarm. The windows of this host depend on none of this. All of it runs
+//! on a thread of its own ([`handle`]), because the disk blocks.
+//!
+//! **On failure.** A checkpoint that cannot be verified changes nothing, and is logged once an hour at most. While the file cannot be
+//! read, the agent keeps no checkpoint and writes none over it, logs that, and shows it in `status` and `doctor`; it reads the file again
+//! with each checkpoint that comes. A file that cannot be written is logged.
 
+mod handle;
+
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,12 +30,15 @@ use std::time::Duration;
 use jiff::Timestamp;
 use postern_core::checkpoint::Relation;
 use postern_pki::SignedCheckpoint;
+use postern_pki::checkpoint::CheckpointError;
 use postern_pki::credentials::Credentials;
+use postern_runtime::error_chain::error_chain;
 use postern_runtime::files;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::{self, BootTime};
 use crate::reports::{CheckpointReport, Report, Reporter};
+pub use handle::{CheckpointHandle, Commands, channel, serve};
 
 /// The least time between two writes of the file.
 const WRITE_INTERVAL: Duration = Duration::from_secs(60);
@@ -55,11 +65,36 @@ pub struct CheckpointAlarm {
     pub received: SignedCheckpoint,
 }
 
+/// The file cannot be read, or is damaged. A missing file is no error.
+#[derive(Debug, thiserror::Error)]
+pub enum KeptCheckpointError {
+    /// Reading failed.
+    #[error("cannot read the kept checkpoint of the audit log, {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// The content is not a kept checkpoint.
+    #[error("the kept checkpoint of the audit log, {}, is damaged; restore the file, or remove it", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: serde_json::Error,
+    },
+}
+
 /// Keeps the newest checkpoint.
 #[derive(Debug)]
 pub struct CheckpointKeeper {
-    file: PathBuf,
+    state_dir: PathBuf,
     kept: KeptCheckpoint,
+    /// Set while the file cannot be read: then nothing is kept, and nothing is written.
+    is_unreadable: bool,
     reporter: Reporter,
     /// The identity whose roots vouch for checkpoints.
     credentials: Option<Arc<Credentials>>,
@@ -72,41 +107,50 @@ pub struct CheckpointKeeper {
 impl CheckpointKeeper {
     /// Reads what was kept in a state directory. An alarm that stands is reported again: the report may have been lost.
     pub fn in_dir(state_dir: &Path, reporter: Reporter) -> Self {
-        let keeper = Self {
-            file: path(state_dir),
-            kept: read(state_dir),
+        let mut keeper = Self {
+            state_dir: state_dir.to_owned(),
+            kept: KeptCheckpoint::default(),
+            is_unreadable: false,
             reporter,
             credentials: None,
             written: None,
             unwritten: false,
             logged: None,
         };
-        keeper.report();
+        keeper.read();
         keeper
     }
 
-    /// Verifies checkpoints under the roots of this identity from now on.
-    pub fn trust(&mut self, credentials: Arc<Credentials>) {
+    /// Verifies checkpoints under the roots of this identity from now on. If its session is the first of an enrolment (`is_enrolment`),
+    /// and what is kept is of another authority, that is dropped.
+    pub fn trust(&mut self, credentials: Arc<Credentials>, is_enrolment: bool) {
+        if is_enrolment && self.is_of_another_authority(&credentials) {
+            tracing::info!(
+                event = "audit.checkpoint_dropped",
+                "this host was enrolled under another authority; the kept checkpoint of the audit log is dropped"
+            );
+            self.keep(KeptCheckpoint::default(), true);
+        }
         self.credentials = Some(credentials);
     }
 
-    /// Returns the newest checkpoint as its line of JSON; empty if there is none.
-    pub fn line(&self) -> String {
+    /// Returns the newest checkpoint as its line of JSON, for the hello of a session with this identity; empty if there is none, or if
+    /// [`Self::trust`] will drop it.
+    pub fn line(&self, credentials: &Credentials, is_enrolment: bool) -> String {
+        if is_enrolment && self.is_of_another_authority(credentials) {
+            return String::new();
+        }
         self.kept.newest.as_ref().map(ToString::to_string).unwrap_or_default()
     }
 
     /// Takes a checkpoint that a broker sent, as its line of JSON.
     pub fn receive(&mut self, line: &str) {
         let Some(credentials) = self.credentials.clone() else { return };
-        let domain = credentials.trust_domain().map(|domain| domain.to_string()).ok();
-        let verify =
-            |checkpoint: &SignedCheckpoint| checkpoint.verify(credentials.roots(), domain.as_deref());
-        if self.kept.newest.as_ref().is_some_and(|kept| verify(kept).is_err()) {
-            tracing::info!("the kept checkpoint of the audit log is of another authority; it is dropped");
-            self.keep(KeptCheckpoint::default(), true);
+        if self.is_unreadable && !self.read() {
+            return;
         }
-        let received =
-            SignedCheckpoint::parse(line).and_then(|received| verify(&received).map(|()| received));
+        let received = SignedCheckpoint::parse(line)
+            .and_then(|received| verify(&received, &credentials).map(|()| received));
         match received {
             Ok(received) => self.compare(received),
             Err(error) if is_due(self.logged, LOG_INTERVAL) => {
@@ -162,6 +206,32 @@ impl CheckpointKeeper {
         }
     }
 
+    /// Reads the file. Returns whether it can be read.
+    fn read(&mut self) -> bool {
+        match read(&self.state_dir) {
+            Ok(kept) => {
+                (self.kept, self.is_unreadable) = (kept, false);
+                self.report();
+            }
+            Err(error) => {
+                // Once, until the file can be read.
+                if !self.is_unreadable {
+                    tracing::error!(
+                        event = "audit.checkpoint_unreadable",
+                        error = error_chain(&error),
+                        "this host keeps no checkpoint of the audit log while its file cannot be read"
+                    );
+                }
+                self.is_unreadable = true;
+            }
+        }
+        !self.is_unreadable
+    }
+
+    fn is_of_another_authority(&self, credentials: &Credentials) -> bool {
+        self.kept.newest.as_ref().is_some_and(|kept| verify(kept, credentials).is_err())
+    }
+
     fn report(&self) {
         if let KeptCheckpoint { newest: Some(kept), alarm: Some(alarm) } = &self.kept {
             let (kept, received) = (kept.to_string(), alarm.received.to_string());
@@ -177,7 +247,7 @@ impl CheckpointKeeper {
     fn write(&mut self) {
         self.written = Some(clock::boottime());
         let content = serde_json::to_vec(&self.kept).unwrap_or_default();
-        match files::replace_durably(&self.file, &content, files::PRIVATE) {
+        match files::replace_durably(&path(&self.state_dir), &content, files::PRIVATE) {
             Ok(()) => self.unwritten = false,
             Err(error) => tracing::warn!(%error, "cannot write the checkpoint of the audit log"),
         }
@@ -189,10 +259,24 @@ pub fn path(state_dir: &Path) -> PathBuf {
     state_dir.join("audit-checkpoint")
 }
 
-/// Reads what is kept in a state directory; nothing if there is no file, or none that can be read.
-pub fn read(state_dir: &Path) -> KeptCheckpoint {
-    let content = std::fs::read(path(state_dir)).ok();
-    content.and_then(|content| serde_json::from_slice(&content).ok()).unwrap_or_default()
+/// Reads what is kept in a state directory; nothing if there is no file.
+///
+/// # Errors
+/// The file exists, and cannot be read or understood.
+pub fn read(state_dir: &Path) -> Result<KeptCheckpoint, KeptCheckpointError> {
+    let path = path(state_dir);
+    match std::fs::read(&path) {
+        Ok(content) => {
+            serde_json::from_slice(&content).map_err(|source| KeptCheckpointError::Damaged { path, source })
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(KeptCheckpoint::default()),
+        Err(source) => Err(KeptCheckpointError::Read { path, source }),
+    }
+}
+
+fn verify(checkpoint: &SignedCheckpoint, credentials: &Credentials) -> Result<(), CheckpointError> {
+    let domain = credentials.trust_domain().map(|domain| domain.to_string()).ok();
+    checkpoint.verify(credentials.roots(), domain.as_deref())
 }
 
 fn is_due(last: Option<BootTime>, interval: Duration) -> bool {

@@ -9,6 +9,9 @@ use jiff::Timestamp;
 pub use postern_runtime::clock::{monotonic, wall};
 use serde::{Deserialize, Serialize};
 
+/// The largest step of the wall clock that counts as none: clocks are adjusted, and read one after the other.
+pub(crate) const MAX_UNNOTICED_STEP: Duration = Duration::from_secs(1);
+
 /// A moment on `CLOCK_BOOTTIME`, in nanoseconds since boot: it never steps, and it counts time in suspend
 /// (clock_gettime(2)), which the kernel's own set timeouts do not.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -32,6 +32,8 @@ pub struct DesiredState {
     pub policies: u64,
     /// Set if the host keeps protection that the broker has taken off with policies that are not newer.
     pub keeps: bool,
+    /// Set for the state of the configuration, before this host has held anything that a broker has sent.
+    pub is_bootstrap: bool,
 }
 
 impl DesiredState {
@@ -42,16 +44,14 @@ impl DesiredState {
     pub fn from_wire(wire: &v1::DesiredState, anchor: BootTime) -> Result<Self, Invalid> {
         let ports =
             wire.ports.iter().enumerate().map(|(i, port)| convert::port(&format!("ports[{i}]"), Some(port)));
-        let windows = wire.windows.iter().enumerate().map(|(i, window)| {
-            window_from_wire(window, anchor).map_err(|error| error.within(&format!("windows[{i}]")))
-        });
         Ok(Self {
             generation: wire.generation,
             mode: convert::mode("mode", wire.mode())?,
             ports: ports.collect::<Result<_, _>>()?,
-            windows: windows.collect::<Result<_, _>>()?,
+            windows: Self::windows_from_wire(wire, anchor)?,
             policies: wire.policy_generation,
             keeps: false,
+            is_bootstrap: false,
         })
     }
 

@@ -143,8 +143,14 @@ fn ledger(config: &AgentConfig, now: &Moment) -> Vec<Finding> {
             error_chain(error),
             "the broker sends its content again once the agent is connected",
         ),
-        // Generation 0 is the bootstrap state of the configuration, before the first state of a broker.
-        Ok(Some(accepted)) if accepted.generation > 0 => Finding::good(format!(
+        Ok(Some(accepted)) if !accepted.is_bootstrap && accepted.generation == 0 => Finding::warning(
+            format!(
+                "this host has accepted no desired state yet; {} ports of one that it refused are protected",
+                accepted.ports.len()
+            ),
+            "look at the agent's log for the bound that the state was past",
+        ),
+        Ok(Some(accepted)) if !accepted.is_bootstrap => Finding::good(format!(
             "the ledger holds generation {} with {} protected ports and {} open windows",
             accepted.generation,
             accepted.ports.len(),
@@ -169,7 +175,15 @@ fn ledger(config: &AgentConfig, now: &Moment) -> Vec<Finding> {
 
 /// Shows the kept checkpoint of the brokers' audit log. A contradiction is no fault of this host, which is protected all the same.
 fn audit_log(config: &AgentConfig) -> Option<Finding> {
-    let KeptCheckpoint { newest, alarm } = checkpoint::read(&config.state_dir);
+    let KeptCheckpoint { newest, alarm } = match checkpoint::read(&config.state_dir) {
+        Ok(kept) => kept,
+        Err(error) => {
+            return Some(Finding::warning(
+                format!("{}; meanwhile this host keeps no checkpoint", error_chain(&error)),
+                "repair the disk, or remove the file if it is damaged: the agent then keeps the next checkpoint that a broker sends",
+            ));
+        }
+    };
     let Checkpoint { seq, at, .. } = newest?.checkpoint;
     Some(match alarm {
         None => {

@@ -1,5 +1,6 @@
 //! Enrolment: exchanges a join token for the certificate of a key that never leaves this host.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -17,14 +18,16 @@ use postern_proto::v1::agent_service_client::AgentServiceClient;
 use postern_runtime::files;
 use tonic::{Code, Status};
 
-use crate::clock;
+use crate::clock::{self, Moment};
+use crate::enrolment_mark::EnrolmentMark;
+use crate::lock::IdentityLock;
 use crate::receipt::{self, Receipt};
 use crate::status_chain::status_chain;
 
 /// The longest wait for an answer of the broker.
 const ENROLL_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// The enrolment failed; nothing on disk was changed.
+/// The enrolment failed. The identity on disk is the one before, unless the variant says otherwise.
 #[derive(Debug, thiserror::Error)]
 pub enum EnrollError {
     /// The broker's address is malformed.
@@ -65,15 +68,30 @@ pub enum EnrollError {
         /// The target that the broker says it enrolled.
         target: String,
     },
-    /// The moment of the receipt cannot be written beside the identity.
-    #[error("this host is enrolled, and cannot write {}; check the disk, or the agent judges the certificate by the wall clock", receipt::path(Path::new("identity")).display())]
-    Receipt(#[source] std::io::Error),
+    /// The broker has enrolled this host, and its identity cannot be written whole.
+    #[error(
+        "the broker has enrolled this host, but the identity cannot be written; check the disk, and enrol it again with a fresh token"
+    )]
+    NotSaved(#[source] PkiError),
+    /// The identity is written, and the moment of its receipt cannot be written beside it.
+    #[error(
+        "this host is enrolled, but {} cannot be written, so the agent judges the certificate by this host's wall clock until the next \
+         renewal; check the disk and the clock",
+        path.display()
+    )]
+    Receipt {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
 }
 
 /// Enrols this host and saves its identity under `identity_dir`. Returns its target.
 ///
 /// # Errors
-/// The broker cannot be reached, is not the one that made the token, or refuses the token.
+/// The broker cannot be reached, is not the one that made the token, or refuses the token; or the identity cannot be written.
 pub async fn enroll(broker: &str, token: &JoinToken, identity_dir: &Path) -> Result<TargetId, EnrollError> {
     let key = KeyPair::generate()?;
     let channel = client::channel(broker, tls::pinned_client_config(token.fingerprint())?)?;
@@ -98,20 +116,28 @@ pub async fn enroll(broker: &str, token: &JoinToken, identity_dir: &Path) -> Res
     let received = clock::moment();
     let signed_at = optional_timestamp(answer.wall_clock.as_ref()).unwrap_or(received.wall);
     credentials.check_first_under(token.fingerprint(), signed_at)?;
-    credentials.save(identity_dir)?;
-    let mark = mark(identity_dir);
-    files::replace_durably(&mark, b"", files::PRIVATE)
-        .map_err(|source| PkiError::File { path: mark.clone(), source })?;
-    if let Some(receipt) = Receipt::of(&credentials, &received) {
-        receipt.save(identity_dir).map_err(EnrollError::Receipt)?;
-    }
+    save(&credentials, &received, identity_dir).await?;
     Ok(target)
 }
 
-/// Returns the path of the mark that an enrolment leaves: the agent follows the policies of the store that it is enrolled in now, however
-/// low their generation.
-pub fn mark(identity_dir: &Path) -> PathBuf {
-    identity_dir.join("enrolled")
+/// Writes the mark of the enrolment, the identity, and its receipt. The mark is first: a running agent takes the identity up at once, and
+/// without the mark its first session would be none of an enrolment. The lock keeps the agent from reading half of it, and from writing an
+/// identity that it renews meanwhile over it.
+async fn save(credentials: &Credentials, received: &Moment, identity_dir: &Path) -> Result<(), EnrollError> {
+    let key = credentials.key_hash().map_err(SuccessionError::from)?;
+    let failed =
+        |path: &Path, source| EnrollError::NotSaved(PkiError::File { path: path.to_owned(), source });
+    files::make_private_dir_all(identity_dir).map_err(|source| failed(identity_dir, source))?;
+    let _lock = IdentityLock::take(identity_dir).await.map_err(|source| failed(identity_dir, source))?;
+    let mark = EnrolmentMark::beside(identity_dir);
+    let on_disk = Credentials::load(identity_dir).ok().and_then(|on_disk| on_disk.key_hash().ok());
+    mark.set(key, on_disk).map_err(|source| failed(&mark.path(), source))?;
+    credentials.save(identity_dir).map_err(EnrollError::NotSaved)?;
+    if let Some(receipt) = Receipt::of(credentials, received) {
+        let failed = |source| EnrollError::Receipt { path: receipt::path(identity_dir), source };
+        receipt.save(identity_dir).map_err(failed)?;
+    }
+    Ok(())
 }
 
 /// Returns the target that an agent's certificate names; `None` where the certificate is not an agent's.

@@ -41,15 +41,15 @@ mod forward_step;
 mod handle;
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 use std::time::Duration;
 
-use postern_core::Mode;
+use postern_core::{KeyHash, Mode};
 
 use crate::accepted::{AcceptedState, Stale};
 use crate::clock::{BootTime, Moment};
 use crate::config::AgentConfig;
 use crate::desired_state::DesiredState;
+use crate::enrolment_mark::EnrolmentMark;
 use crate::firewall::policy::{HeldWindow, HostPolicy};
 use crate::ledger::{Ledger, LedgerError};
 use crate::limits::{LimitExceeded, StateLimits};
@@ -85,8 +85,12 @@ pub struct HostReconciler<H> {
     host: H,
     ledger: Ledger,
     state: AcceptedState,
-    /// The file that an enrolment leaves.
-    enrolled_again: PathBuf,
+    /// The mark that an enrolment leaves.
+    enrolment: EnrolmentMark,
+    /// The key of the session.
+    session_key: Option<KeyHash>,
+    /// The key of an enrolment whose first state is in the ledger, while the mark names it still.
+    followed_key: Option<KeyHash>,
     /// The policy to hold while nothing is accepted because the ledger could not be read.
     fallback: HostPolicy,
     table: TableState,
@@ -104,8 +108,10 @@ pub struct HostReconciler<H> {
 pub struct FollowedGenerations {
     /// The generation accepted last; 0 if none.
     pub state: u64,
-    /// The highest generation of policies; 0 if none.
+    /// The highest generation of policies; 0 if none, or in the first session of an enrolment.
     pub policies: u64,
+    /// True in the first session of an enrolment.
+    pub is_enrolment: bool,
 }
 
 /// The outcome of a check of the table.
@@ -191,7 +197,9 @@ impl<H: HostLayer> HostReconciler<H> {
             host,
             ledger,
             state: AcceptedState::default(),
-            enrolled_again: crate::enroll::mark(&config.identity_dir()),
+            enrolment: EnrolmentMark::beside(&config.identity_dir()),
+            session_key: None,
+            followed_key: None,
             fallback: fallback(config.fallback_ports()),
             table: TableState::Applied,
             clock_watch: ClockWatch::new(now, suspended),
@@ -201,8 +209,12 @@ impl<H: HostLayer> HostReconciler<H> {
             is_connected: false,
         };
         match reconciler.ledger.load(now) {
-            Ok(Some(accepted)) if accepted.generation != BOOTSTRAP_GENERATION => {
-                reconciler.restore(accepted, now)
+            Ok(Some(mut accepted)) if !accepted.is_bootstrap => {
+                if accepted.generation == NO_GENERATION {
+                    // No state was accepted whole, so the ports of the configuration are protected as well.
+                    accepted.ports.extend(&config.bootstrap);
+                }
+                reconciler.restore(accepted, now);
             }
             Ok(None) if reconciler.table_is_loaded() => {
                 tracing::error!(ledger = %reconciler.ledger.path().display(), "the ledger is missing; the kernel's table stays as it is until the broker sends a state");
@@ -226,22 +238,21 @@ impl<H: HostLayer> HostReconciler<H> {
         reconciler
     }
 
-    /// Begins a session with the broker. Returns the generations that this host has followed.
-    pub fn begin_session(&mut self, now: &Moment) -> FollowedGenerations {
+    /// Begins a session with the broker under the certificate of this key; `None` if the key is not known. Returns the generations that
+    /// this host has followed.
+    pub fn begin_session(&mut self, key: Option<KeyHash>) -> FollowedGenerations {
         if let Some(step) = &mut self.step {
             step.asked = true;
         }
-        self.state.begin_session();
-        if self.enrolled_again.exists() {
-            // An operator of this host has it follow another store.
-            if self.state.forget_policies() {
-                self.save(now);
-            }
-            if let Err(error) = postern_runtime::files::remove(&self.enrolled_again) {
-                tracing::warn!(%error, file = %self.enrolled_again.display(), "cannot remove the mark of an enrolment");
-            }
-        }
-        FollowedGenerations { state: self.state.generation(), policies: self.state.policies() }
+        self.session_key = key;
+        let is_enrolment = key.filter(|key| self.followed_key != Some(*key)).is_some_and(|key| {
+            self.enrolment.names(key).unwrap_or_else(|error| {
+                tracing::warn!(%error, file = %self.enrolment.path().display(), "cannot read the mark of an enrolment; the host keeps its protection");
+                false
+            })
+        });
+        self.state.begin_session(is_enrolment);
+        FollowedGenerations { state: self.state.generation(), policies: self.state.policies(), is_enrolment }
     }
 
     /// Makes this host hold a desired state, and writes it to the ledger. What the state closes is closed first.
@@ -292,8 +303,24 @@ impl<H: HostLayer> HostReconciler<H> {
                  keeps its ports shut"
             );
         }
+        if self.state.is_first_of_enrolment() {
+            self.followed_key = self.session_key;
+        }
         self.state.accept(wanted);
+        self.release_mark();
         Ok(())
+    }
+
+    /// Takes the key of an enrolment that this host follows out of the mark. If that fails, the next accepted state tries again.
+    fn release_mark(&mut self) {
+        let Some(key) = self.followed_key else { return };
+        match self.enrolment.release(key) {
+            Ok(true) => self.followed_key = None,
+            Ok(false) => {}
+            Err(error) => {
+                tracing::warn!(%error, file = %self.enrolment.path().display(), "cannot remove the mark of an enrolment");
+            }
+        }
     }
 
     /// Closes what a policy closes, in a transaction of its own, if the policy also opens something: opening takes longer the
@@ -312,7 +339,7 @@ impl<H: HostLayer> HostReconciler<H> {
         match self.state.restricted_to(wanted) {
             Some(restricted) => {
                 window_log::accepted(self.state.accepted(), &restricted, now.boottime);
-                self.state.accept(restricted);
+                self.state.restrict(restricted);
             }
             None => self.fallback.ports.extend(&wanted.ports),
         }
@@ -336,10 +363,16 @@ impl<H: HostLayer> HostReconciler<H> {
             None if windows.is_empty() => return Ok(()),
             None => {
                 let HostPolicy { mode, ports, .. } = self.fallback.clone();
-                DesiredState { generation, mode, ports, windows: BTreeSet::new(), policies: 0, keeps: false }
+                DesiredState { ports, mode, ..empty(generation) }
             }
         };
-        self.accept(DesiredState { generation, windows, ..accepted }, now)
+        // The state has no policies: what the host kept it still keeps, except in the first session of an enrolment.
+        let keeps = accepted.keeps && !self.state.is_first_of_enrolment();
+        let policies = self.state.policies();
+        self.accept(
+            DesiredState { generation, windows, policies, keeps, is_bootstrap: false, ..accepted },
+            now,
+        )
     }
 
     /// Checks the table after another process may have changed it, and repairs it.
@@ -353,9 +386,9 @@ impl<H: HostLayer> HostReconciler<H> {
         RepairOutcome { in_sync: self.protects(), damage, asks_broker: false }
     }
 
-    /// Does the work of time, about every second: drops windows that ended, notices a suspend or a step of the clock, which shortens
-    /// windows if it goes forward, and
-    /// tries again what failed. `suspended` is the time for which the machine has been suspended since boot.
+    /// Does the work of time, about every second: drops windows that ended, notices a suspend or a step of the clock (one that goes
+    /// forward shortens windows), and tries again what failed. `suspended` is the time for which the machine has been suspended since
+    /// boot.
     ///
     /// Returns damage only if no [`Self::repair`] has fetched it within [`WATCH_EVENT_GRACE`]: the caller of that knows the
     /// process that did it.
@@ -494,18 +527,24 @@ impl<H: HostLayer> HostReconciler<H> {
 /// The time that the watch may take to report a change whose damage was found already.
 const WATCH_EVENT_GRACE: Duration = Duration::from_secs(1);
 
-/// The generation of a state that no broker has sent.
-const BOOTSTRAP_GENERATION: u64 = 0;
+/// The generation of a host that has accepted no state of a broker.
+const NO_GENERATION: u64 = 0;
 
 /// Returns the state to hold before the first contact with a broker.
 fn bootstrap(config: &AgentConfig) -> DesiredState {
+    DesiredState { ports: config.bootstrap.clone(), is_bootstrap: true, ..empty(NO_GENERATION) }
+}
+
+/// Returns a state that protects nothing.
+fn empty(generation: u64) -> DesiredState {
     DesiredState {
-        generation: BOOTSTRAP_GENERATION,
+        generation,
         mode: Mode::Enforce,
-        ports: config.bootstrap.clone(),
-        windows: Default::default(),
+        ports: BTreeSet::new(),
+        windows: BTreeSet::new(),
         policies: 0,
         keeps: false,
+        is_bootstrap: false,
     }
 }
 

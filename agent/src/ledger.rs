@@ -1,8 +1,9 @@
 //! The ledger: the state that was accepted last, on disk. With it an agent that restarts without a broker denies what must
 //! be denied, and keeps only the windows whose end is still ahead.
 //!
-//! I2 across restarts: within one boot a deadline stays as it is, or comes earlier by as much as the wall clock was set forward. After a reboot its clock is gone. Then the time left of
-//! a window is the time that was left when the ledger was written, less the time that has passed on the wall clock.
+//! I2 across restarts: within one boot a deadline stays as it is, or comes earlier by as much as the wall clock was set forward. After a
+//! reboot its clock is gone. Then the time left of a window is the time that was left when the ledger was written, less the time that has
+//! passed on the wall clock.
 //!
 //! - A wall clock that shows a time before the moment of writing is known to be wrong, and no window is kept.
 //! - A wall clock that was set back by less than the time since the writing looks like a right one. It lengthens a window
@@ -23,14 +24,12 @@ use postern_core::{GrantId, Mode, ProtectedPort, SourcePrefix};
 use postern_runtime::files;
 use serde::{Deserialize, Serialize};
 
-use crate::clock::{BootTime, Moment};
+use crate::clock::{BootTime, MAX_UNNOTICED_STEP, Moment};
 use crate::desired_state::DesiredState;
 use crate::firewall::policy::HeldWindow;
 
 /// The version of the file format that this agent writes, and the newest that it reads.
-const VERSION: u32 = 2;
-/// The step of the wall clock that is none: clocks are adjusted, and read one after the other.
-const MAX_UNNOTICED_STEP: Duration = Duration::from_secs(1);
+const VERSION: u32 = 3;
 
 /// The file with the state that was accepted last.
 #[derive(Debug, Clone)]
@@ -177,6 +176,9 @@ struct LedgerRecord {
     policies: u64,
     #[serde(default)]
     keeps: bool,
+    /// Not in a record of version 2.
+    #[serde(default)]
+    bootstrap: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -209,6 +211,7 @@ impl LedgerRecord {
             windows: accepted.windows.iter().map(window).collect(),
             policies: accepted.policies,
             keeps: accepted.keeps,
+            bootstrap: accepted.is_bootstrap,
         }
     }
 
@@ -223,8 +226,8 @@ impl LedgerRecord {
             HeldWindow { grant: window.grant, port: window.port, source: window.source, deadline }
         };
         let windows = self.windows.into_iter().map(window).collect();
-        let Self { generation, mode, ports, policies, keeps, .. } = self;
-        let mut accepted = DesiredState { generation, mode, ports, windows, policies, keeps };
+        let Self { generation, mode, ports, policies, keeps, bootstrap: is_bootstrap, .. } = self;
+        let mut accepted = DesiredState { generation, mode, ports, windows, policies, keeps, is_bootstrap };
         accepted.drop_ended(now.boottime);
         accepted
     }

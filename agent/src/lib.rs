@@ -16,6 +16,7 @@ pub mod connection;
 pub mod desired_state;
 pub mod doctor;
 pub mod enroll;
+pub mod enrolment_mark;
 pub mod firewall;
 pub mod host_reconciler;
 pub mod join_token;

@@ -123,8 +123,11 @@ async fn execute(arguments: AgentArguments, config: AgentConfig) -> anyhow::Resu
         }
         AgentCommand::CheckConfig => writeln!(out, "{} is good", arguments.config.display())?,
         AgentCommand::Uninstall => {
-            uninstall::uninstall(&config, || Ok(firewall::remove_table()?))?;
+            let left = uninstall::uninstall(&config, || Ok(firewall::remove_table()?))?;
             writeln!(out, "the table, the identity and the state are removed")?;
+            for dir in left {
+                writeln!(out, "{} stays: it has files that are not the agent's", dir.display())?;
+            }
         }
     }
     Ok(ExitCode::SUCCESS)

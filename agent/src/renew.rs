@@ -4,7 +4,11 @@
 //! the broker's clock: if it refuses a session because the certificate has ended (the machine was paused, or set back to a snapshot), the
 //! agent renews at once, which the broker admits for 30 days.
 //!
-//! The agent takes up a new identity on disk (the host was enrolled again) within seconds, without a restart.
+//! The agent takes up a new identity on disk (the host was enrolled again) within seconds, without a restart. A renewal that is in flight
+//! meanwhile is dropped: before the agent writes a renewed identity, it takes the lock of the identity and reads the disk again.
+//!
+//! A broker may call a certificate ended that by its age has not, and refuse the renewed one as well. So the pause between such renewals
+//! grows, up to an hour, and ends only with a renewal that is due.
 //!
 //! A renewed identity voids the one before as soon as the broker sees it used. So the agent takes it up only if it is good
 //! ([`postern_pki::succession`]) and on disk: an agent that used it from memory would be locked out by its next start. While it
@@ -27,10 +31,13 @@ use postern_proto::v1;
 use postern_proto::v1::agent_service_client::AgentServiceClient;
 use postern_runtime::backoff::{Backoff, Pauses};
 use postern_runtime::error_chain::error_chain;
+use postern_runtime::files;
 use tokio::sync::{Notify, watch};
 use tonic::Status;
 
 use crate::clock::{self, BootTime, Moment};
+use crate::enrolment_mark::EnrolmentMark;
+use crate::lock::IdentityLock;
 use crate::receipt::{self, Receipt};
 use crate::status_chain::{is_past_grace, status_chain};
 
@@ -44,6 +51,8 @@ pub type EndedKey = watch::Sender<Option<KeyHash>>;
 const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 /// The time over which agents that the broker asks for a renewal at one moment spread.
 const ASKED_SPREAD: Duration = Duration::from_secs(10);
+/// The longest pause between two renewals of certificates that the broker calls ended although none was due, before jitter.
+const MAX_EARLY_PAUSE: Duration = Duration::from_secs(3600);
 /// The longest wait for an answer of the broker.
 const RENEW_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -71,6 +80,12 @@ pub enum RenewError {
     /// The broker sent an identity that must not take the place of this one.
     #[error("the broker sent an identity that this host does not take up")]
     NotTakenUp(#[from] SuccessionError),
+    /// Another identity came to the disk during the renewal.
+    #[error("this host was enrolled during the renewal, so the renewed identity is dropped")]
+    EnrolledMeanwhile,
+    /// The renewed identity cannot be written.
+    #[error("the renewed identity cannot be written")]
+    NotSaved(#[source] PkiError),
 }
 
 /// Keeps the identity in `current` valid for as long as the broker renews it, and renews it when `asked` says that the broker asks for
@@ -82,30 +97,24 @@ pub async fn keep_renewed(
     ended: &EndedKey,
     asked: &Notify,
 ) {
-    let mut keeper =
-        Keeper { broker, identity_dir, current, ended: ended.subscribe(), asked, received: None };
+    let mut keeper = Keeper {
+        broker,
+        identity_dir,
+        current,
+        ended: ended.subscribe(),
+        asked,
+        on_disk: None,
+        receipt: None,
+        early: EarlyRenewals::default(),
+        disk_log: LogOnce::default(),
+    };
     let mut log_once = LogOnce::default();
     let mut recovery = ExpiredRenewal::default();
     loop {
-        match keeper.take_up_from_disk(&clock::moment()) {
-            Ok(true) => tracing::info!("using the identity that is on disk"),
-            Ok(false) => {}
-            Err(error) => log_once.warn(&error_chain(&error)),
-        }
+        keeper.read_disk(&clock::moment());
         let Some(credentials) = current.borrow().clone() else {
-            match keeper.recover(&mut recovery).await {
-                Ok(Some(renewed)) => {
-                    if let Err(error) = keeper.save(&renewed) {
-                        tracing::error!(
-                            error = error_chain(&error),
-                            "cannot write the renewed certificate to disk; the agent uses it from memory, and its next start needs \
-                             a new enrolment"
-                        );
-                    }
-                    keeper.take_up(renewed);
-                }
-                Ok(None) => {}
-                Err(reason) => log_once.warn(&reason),
+            if let Err(reason) = keeper.recover(&mut recovery).await {
+                log_once.warn(&reason);
             }
             tokio::time::sleep(CHECK_INTERVAL).await;
             continue;
@@ -123,6 +132,27 @@ struct ExpiredRenewal {
     next_try: BootTime,
 }
 
+/// The renewals of certificates that the broker calls ended although by their age none was due.
+#[derive(Default)]
+struct EarlyRenewals {
+    pauses: Option<Pauses>,
+    next_try: BootTime,
+}
+
+impl EarlyRenewals {
+    /// Notes that there was one.
+    fn made(&mut self, now: BootTime) {
+        let pause = self.pauses.get_or_insert_with(early_pauses).next().unwrap_or(MAX_EARLY_PAUSE);
+        self.next_try = now.plus(pause);
+    }
+}
+
+/// A renewed identity, with the receipt of its certificate.
+struct Renewed {
+    credentials: Credentials,
+    receipt: Option<Receipt>,
+}
+
 /// The keeper of an identity.
 struct Keeper<'a> {
     broker: &'a str,
@@ -130,31 +160,50 @@ struct Keeper<'a> {
     current: &'a CurrentIdentity,
     ended: watch::Receiver<Option<KeyHash>>,
     asked: &'a Notify,
-    /// The receipt of the certificate that the broker has sent last.
-    received: Option<Receipt>,
+    /// The key of the identity on disk, as this keeper has read or written it last.
+    on_disk: Option<KeyHash>,
+    /// The receipt of the identity in use.
+    receipt: Option<Receipt>,
+    early: EarlyRenewals,
+    disk_log: LogOnce,
 }
 
 impl Keeper<'_> {
-    /// Makes one attempt to renew a certificate that has ended, if it is time for one.
-    async fn recover(&mut self, recovery: &mut ExpiredRenewal) -> Result<Option<Credentials>, String> {
+    /// Makes one attempt to renew a certificate that has ended, if it is time for one, and takes the new one up.
+    async fn recover(&mut self, recovery: &mut ExpiredRenewal) -> Result<(), String> {
         let now = clock::moment();
         let found = if Credentials::exist(self.identity_dir) {
             Some(Credentials::load(self.identity_dir).map_err(|error| error_chain(&error))?)
         } else {
             None
         };
-        let ended = found.filter(|ended| self.age(ended, &now) <= receipt::life(ended).saturating_add(GRACE));
+        let is_in_grace = |ended: &Credentials| {
+            let receipt = Receipt::load(self.identity_dir, ended);
+            receipt::age(ended, receipt.as_ref(), &now) <= receipt::life(ended).saturating_add(GRACE)
+        };
+        let ended = found.filter(is_in_grace);
         let Some(ended) = ended else {
             let enrol =
                 "this host has no valid certificate; enrol it with `postern-agent enroll --token-file FILE`";
             return Err(enrol.to_owned());
         };
         if now.boottime < recovery.next_try {
-            return Ok(None);
+            return Ok(());
         }
         let wait = recovery.backoff.get_or_insert_with(backoff).next().unwrap_or(CHECK_INTERVAL);
         recovery.next_try = now.boottime.plus(wait);
-        self.renew(&ended).await.map(Some).map_err(|error| error_chain(&error))
+        self.on_disk = ended.key_hash().ok();
+        let renewed = self.renew(&ended).await.map_err(|error| error_chain(&error))?;
+        match self.save(&ended, &renewed).await {
+            Ok(()) => {}
+            Err(error @ RenewError::EnrolledMeanwhile) => return Err(error_chain(&error)),
+            Err(error) => tracing::error!(
+                error = error_chain(&error),
+                "cannot write the renewed certificate to disk; the agent uses it from memory, and its next start needs a new enrolment"
+            ),
+        }
+        self.take_up(renewed);
+        Ok(())
     }
 
     /// Waits until the certificate is renewed, replaced on disk, or has ended.
@@ -170,26 +219,39 @@ impl Keeper<'_> {
                 () = self.asked.notified() => {
                     tracing::info!("the broker asks this host to renew its certificate");
                     let spread = ASKED_SPREAD.mul_f64(rand::random_range(0.0..=1.0));
-                    due = due.min(self.age(credentials, &clock::moment()).saturating_add(spread));
+                    due = due.min(self.age_in_use(credentials, &clock::moment()).saturating_add(spread));
                 }
             }
             let now = clock::moment();
-            let age = self.age(credentials, &now);
+            let age = self.age_in_use(credentials, &now);
             if age >= receipt::life(credentials) {
                 tracing::error!("the certificate expired before the broker renewed it");
                 self.current.send_replace(None);
                 return;
             }
-            if !matches!(self.take_up_from_disk(&now), Ok(false)) {
+            if self.read_disk(&now) {
                 return;
             }
             // That counts for the certificate with which it was tried.
             let has_ended = key.is_some() && *self.ended.borrow() == key;
-            if (age < due && !has_ended) || now.boottime < next_try {
+            let (is_due, is_early) = (age >= due, has_ended && now.boottime >= self.early.next_try);
+            if !(is_due || is_early) || now.boottime < next_try {
                 continue;
             }
             match self.renew_and_save(credentials).await {
-                Ok(renewed) => return self.take_up(renewed),
+                Ok(renewed) => {
+                    if is_due {
+                        self.early = EarlyRenewals::default();
+                    } else {
+                        self.early.made(clock::boottime());
+                    }
+                    return self.take_up(renewed);
+                }
+                // The disk has the identity to take up.
+                Err(error @ RenewError::EnrolledMeanwhile) => {
+                    tracing::info!("{}", error_chain(&error));
+                    return;
+                }
                 Err(error) => {
                     let error = with_remedy(&error, credentials, &now);
                     tracing::warn!(error, not_after = %credentials.not_after(), "cannot renew the certificate yet");
@@ -201,55 +263,96 @@ impl Keeper<'_> {
     }
 
     /// Renews a certificate, and writes the new one to disk.
-    async fn renew_and_save(&mut self, credentials: &Credentials) -> Result<Credentials, RenewError> {
+    async fn renew_and_save(&mut self, credentials: &Credentials) -> Result<Renewed, RenewError> {
         let renewed = self.renew(credentials).await?;
-        self.save(&renewed)?;
+        self.save(credentials, &renewed).await?;
         Ok(renewed)
     }
 
-    async fn renew(&mut self, credentials: &Credentials) -> Result<Credentials, RenewError> {
-        let renewed = renew(self.broker, credentials).await?;
-        self.received = Receipt::of(&renewed, &clock::moment());
-        Ok(renewed)
+    async fn renew(&self, credentials: &Credentials) -> Result<Renewed, RenewError> {
+        let credentials = renew(self.broker, credentials).await?;
+        let receipt = Receipt::of(&credentials, &clock::moment());
+        Ok(Renewed { credentials, receipt })
     }
 
-    fn save(&self, renewed: &Credentials) -> Result<(), PkiError> {
-        renewed.save(self.identity_dir)?;
-        if let Some(Err(error)) = self.received.as_ref().map(|receipt| receipt.save(self.identity_dir)) {
+    /// Writes a renewed identity in the place of the `old` one, if no other has come to the disk during the renewal.
+    async fn save(&mut self, old: &Credentials, renewed: &Renewed) -> Result<(), RenewError> {
+        let dir = self.identity_dir;
+        let failed = |source| RenewError::NotSaved(PkiError::File { path: dir.to_owned(), source });
+        files::make_private_dir_all(dir).map_err(failed)?;
+        let _lock = IdentityLock::take(dir).await.map_err(failed)?;
+        if matches!(self.other_on_disk(self.on_disk, &clock::moment()), Ok(Some(_))) {
+            return Err(RenewError::EnrolledMeanwhile);
+        }
+        let new_key = renewed.credentials.key_hash().ok();
+        if let (Ok(from), Some(to)) = (old.key_hash(), new_key) {
+            EnrolmentMark::beside(dir).carry_over(from, to).map_err(failed)?;
+        }
+        renewed.credentials.save(dir).map_err(RenewError::NotSaved)?;
+        self.on_disk = new_key;
+        if let Some(Err(error)) = renewed.receipt.as_ref().map(|receipt| receipt.save(dir)) {
             tracing::warn!(%error, "cannot write the time at which the certificate came; after a restart the wall clock judges it");
         }
         Ok(())
     }
 
-    fn take_up(&self, renewed: Credentials) {
-        tracing::info!(not_after = %renewed.not_after(), "renewed the certificate");
-        self.current.send_replace(Some(Arc::new(renewed)));
+    fn take_up(&mut self, renewed: Renewed) {
+        let Renewed { credentials, receipt } = renewed;
+        tracing::info!(not_after = %credentials.not_after(), "renewed the certificate");
+        self.receipt = receipt;
+        self.current.send_replace(Some(Arc::new(credentials)));
     }
 
-    /// Takes up the identity on disk if it has not ended, is another than the one in use, and not older. Returns whether it did.
-    fn take_up_from_disk(&self, now: &Moment) -> Result<bool, PkiError> {
-        if !Credentials::exist(self.identity_dir) {
+    /// Takes up another identity that is on disk, and returns whether there is one. One that cannot be read is logged; the agent goes on
+    /// with the one in use, and the next renewal replaces what is there.
+    fn read_disk(&mut self, now: &Moment) -> bool {
+        let taken = self.take_up_from_disk(now);
+        match &taken {
+            Ok(false) => self.disk_log = LogOnce::default(),
+            Ok(true) => tracing::info!("using the identity that is on disk"),
+            Err(error) => self.disk_log.warn(&error_chain(error)),
+        }
+        taken.unwrap_or_default()
+    }
+
+    /// Takes up the identity on disk if it has not ended, and another process wrote it or none is in use. Returns whether it did. The
+    /// dates of the two do not matter: the clock of the broker in which the host was enrolled may be behind that of the one before.
+    fn take_up_from_disk(&mut self, now: &Moment) -> Result<bool, PkiError> {
+        // While another process writes the identity, its files may not belong together yet. A disk that takes no lock can be read all the
+        // same.
+        let lock = Credentials::exist(self.identity_dir).then(|| IdentityLock::try_take(self.identity_dir));
+        if matches!(lock, None | Some(Ok(None))) {
             return Ok(false);
         }
-        let found = Credentials::load(self.identity_dir)?;
-        // Two certificates may begin and end at the same second: those of a young authority begin when it does.
-        let dates = |credentials: &Credentials| (credentials.not_before(), credentials.not_after());
-        let newer = self
-            .current
-            .borrow()
-            .as_ref()
-            .is_none_or(|in_use| dates(&found) >= dates(in_use) && found.key_hash() != in_use.key_hash());
-        let taken = newer && self.age(&found, now) < receipt::life(&found);
-        if taken {
-            self.current.send_replace(Some(Arc::new(found)));
-        }
-        Ok(taken)
+        let known = self.on_disk.filter(|_| self.current.borrow().is_some());
+        let Some((found, receipt)) = self.other_on_disk(known, now)? else { return Ok(false) };
+        self.on_disk = found.key_hash().ok();
+        self.receipt = receipt;
+        self.current.send_replace(Some(Arc::new(found)));
+        Ok(true)
     }
 
-    fn age(&self, credentials: &Credentials, now: &Moment) -> Duration {
-        let known = self.received.clone().filter(|receipt| receipt.is_of(credentials));
-        let receipt = known.or_else(|| Receipt::load(self.identity_dir, credentials));
-        receipt::age(credentials, receipt.as_ref(), now)
+    /// Returns the identity on disk with its receipt, if it has not ended and its key is another than the known one.
+    fn other_on_disk(
+        &self,
+        known: Option<KeyHash>,
+        now: &Moment,
+    ) -> Result<Option<(Credentials, Option<Receipt>)>, PkiError> {
+        if !Credentials::exist(self.identity_dir) {
+            return Ok(None);
+        }
+        let found = Credentials::load(self.identity_dir)?;
+        if known.is_some() && found.key_hash().ok() == known {
+            return Ok(None);
+        }
+        let receipt = Receipt::load(self.identity_dir, &found);
+        let has_ended = receipt::age(&found, receipt.as_ref(), now) >= receipt::life(&found);
+        Ok(Some((found, receipt)).filter(|_| !has_ended))
+    }
+
+    /// Returns the age of the certificate in use.
+    fn age_in_use(&self, credentials: &Credentials, now: &Moment) -> Duration {
+        receipt::age(credentials, self.receipt.as_ref(), now)
     }
 }
 
@@ -292,6 +395,10 @@ pub async fn renew(broker: &str, credentials: &Credentials) -> Result<Credential
 
 fn backoff() -> Pauses {
     Backoff { first: Duration::from_secs(1), longest: Duration::from_secs(60) }.endless()
+}
+
+fn early_pauses() -> Pauses {
+    Backoff { first: Duration::from_secs(1), longest: MAX_EARLY_PAUSE }.endless()
 }
 
 /// A log that writes a message once, until the message changes.

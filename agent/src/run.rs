@@ -15,7 +15,7 @@ use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 
-use crate::checkpoint::CheckpointKeeper;
+use crate::checkpoint::{self, CheckpointKeeper};
 use crate::clock;
 use crate::config::AgentConfig;
 use crate::connection::BrokerConnection;
@@ -78,7 +78,8 @@ fn start(config: &Arc<AgentConfig>) -> anyhow::Result<Tasks> {
     status_file.set_protects(reconciler.protects());
     let (handle, commands) = host_reconciler::channel();
     let (reporter, reports) = reports::channel();
-    let checkpoints = CheckpointKeeper::in_dir(&config.state_dir, reporter.clone());
+    let checkpoint_keeper = CheckpointKeeper::in_dir(&config.state_dir, reporter.clone());
+    let (checkpoints, checkpoint_commands) = checkpoint::channel();
     let tampering = Tampering { reporter, status_file: Arc::clone(&status_file) };
     let (current, renewal) = (renew::CurrentIdentity::new(None), Arc::new(Notify::new()));
     let (ended, ask_again) = (Arc::new(renew::EndedKey::new(None)), Arc::new(Notify::new()));
@@ -88,6 +89,7 @@ fn start(config: &Arc<AgentConfig>) -> anyhow::Result<Tasks> {
     tasks.spawn_thread("host-reconciler", move || {
         host_reconciler::serve(reconciler, commands, &reconciler_status)
     })?;
+    tasks.spawn_thread("checkpoints", move || checkpoint::serve(checkpoint_keeper, checkpoint_commands))?;
     tasks.spawn("clock", tick(handle.clone(), tampering.clone(), Arc::clone(&ask_again)));
     tasks.spawn("tampering", tampering.repair(watch, handle.clone()));
     let connection = BrokerConnection {

@@ -46,14 +46,14 @@ use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 
 use crate::broker_clock::{BrokerClock, Placed, Stamps, wall_ahead};
-use crate::checkpoint::CheckpointKeeper;
+use crate::checkpoint::CheckpointHandle;
 use crate::clock::{self, BootTime};
 use crate::desired_state::DesiredState;
-use crate::host_reconciler::{CommandAnswer, ReconcilerHandle, answer_or_pending};
+use crate::host_reconciler::{CommandAnswer, FollowedGenerations, ReconcilerHandle, answer_or_pending};
 use crate::limits::StateLimits;
 use crate::reports::Reports;
 use crate::status::StatusFile;
-use crate::status_chain::{is_certificate_refused, status_chain};
+use crate::status_chain::{is_certificate_refused, is_connection_lost, status_chain};
 
 /// The interval of heartbeats.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);
@@ -116,16 +116,22 @@ impl SessionError {
     pub fn is_certificate_refused(&self) -> bool {
         matches!(self, Self::Broker(status) if is_certificate_refused(status))
     }
+
+    /// Reports whether the connection failed, or was closed, before the broker could answer.
+    pub fn is_connection_lost(&self) -> bool {
+        matches!(self, Self::Broker(status) if is_connection_lost(status))
+    }
 }
 
 impl BrokerSession {
-    /// Opens a session.
+    /// Opens a session. `followed` is what the reconciler returned when it began the session, and `checkpoint` the line of the kept
+    /// checkpoint of the audit log; empty if there is none.
     ///
     /// # Errors
     /// The broker cannot be reached, refuses, or takes too long.
     pub async fn open(
         channel: Channel,
-        reconciler: &ReconcilerHandle,
+        followed: FollowedGenerations,
         limits: StateLimits,
         link: BrokerTrust,
         checkpoint: String,
@@ -133,7 +139,6 @@ impl BrokerSession {
     ) -> Result<Self, SessionError> {
         let BrokerTrust { trusted_roots, renewal } = link;
         let (outgoing, queue) = mpsc::channel(OUTGOING_QUEUE);
-        let followed = reconciler.begin_session().await;
         let hello = v1::Hello {
             agent_version: env!("CARGO_PKG_VERSION").into(),
             boot_id: machine_boot(),
@@ -177,7 +182,7 @@ impl BrokerSession {
         &mut self,
         reconciler: &ReconcilerHandle,
         reports: &mut Reports,
-        checkpoints: &mut CheckpointKeeper,
+        checkpoints: &CheckpointHandle,
     ) -> SessionError {
         loop {
             if let Err(end) = self.step(reconciler, reports, checkpoints).await {
@@ -190,7 +195,7 @@ impl BrokerSession {
         &mut self,
         reconciler: &ReconcilerHandle,
         reports: &mut Reports,
-        checkpoints: &mut CheckpointKeeper,
+        checkpoints: &CheckpointHandle,
     ) -> Result<(), SessionError> {
         tokio::select! {
             biased;
@@ -207,7 +212,7 @@ impl BrokerSession {
                 self.reset_silence();
                 reports.acknowledged(BootTime(message.heard));
                 if let Some(FromBroker::Checkpoint(checkpoint)) = &message.message {
-                    checkpoints.receive(&checkpoint.line);
+                    checkpoints.receive(checkpoint.line.clone());
                 }
                 self.receive(message, reconciler)
             }
@@ -251,14 +256,6 @@ impl BrokerSession {
             Some(FromBroker::Checkpoint(_) | FromBroker::Heartbeat(_)) | None => return Ok(()),
         };
         self.got_desired_state = true;
-        if wire.keep_protection {
-            tracing::warn!(
-                generation = wire.generation,
-                windows = wire.windows.len(),
-                "the broker does not know this host or cannot read its policies; closing every window besides these, and keeping the \
-                 ports protected"
-            );
-        }
         let generation = wire.generation;
         let answer = if wire.keep_protection {
             let windows = DesiredState::windows_from_wire(wire, anchor);

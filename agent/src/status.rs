@@ -227,7 +227,7 @@ impl Status {
         let accepted =
             Ledger::in_dir(&config.state_dir).load(now).map_err(|error| add(&error)).ok().flatten();
         let KeptCheckpoint { newest: audit_checkpoint, alarm: audit_alarm } =
-            checkpoint::read(&config.state_dir);
+            checkpoint::read(&config.state_dir).map_err(|error| add(&error)).unwrap_or_default();
         let window = |window: &crate::firewall::policy::HeldWindow| OpenNow {
             grant: window.grant,
             port: window.port,

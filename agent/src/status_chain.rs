@@ -16,6 +16,11 @@ pub(crate) fn is_certificate_refused(status: &Status) -> bool {
     status.code() == Code::Unauthenticated || is_past_grace(status)
 }
 
+/// Reports whether the connection failed, or was closed, before the broker could answer: a status that a broker sends has no cause here.
+pub(crate) fn is_connection_lost(status: &Status) -> bool {
+    std::error::Error::source(status).is_some()
+}
+
 /// Reports whether the broker has refused this host's certificate in the TLS handshake because of its dates.
 pub(crate) fn is_past_grace(status: &Status) -> bool {
     // The HTTP/2 library hands the TLS error on as text only.

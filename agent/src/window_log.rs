@@ -39,9 +39,20 @@ pub(crate) fn accepted(before: Option<&DesiredState>, after: &DesiredState, now:
 }
 
 /// Returns the grants with a window that is desired and not held yet.
-pub(crate) fn not_yet_open(held: Option<&DesiredState>, desired: &DesiredState) -> BTreeSet<GrantId> {
+pub(crate) fn not_yet_held(held: Option<&DesiredState>, desired: &BTreeSet<HeldWindow>) -> BTreeSet<GrantId> {
     let is_held = |window: &HeldWindow| held.is_some_and(|held| held.same_opening_as(window).is_some());
-    desired.windows.iter().filter(|window| !is_held(window)).map(|window| window.grant).collect()
+    desired.iter().filter(|window| !is_held(window)).map(|window| window.grant).collect()
+}
+
+/// Logs that the host holds the windows of a state without policies, and no others.
+pub(crate) fn protection_alone(generation: u64, windows: usize) {
+    tracing::warn!(
+        event = "protection.alone",
+        generation,
+        windows,
+        "the broker does not know this host or cannot read its policies; the host has closed every window besides the broker's, and keeps \
+         its ports protected"
+    );
 }
 
 /// Logs that a desired state was not accepted, so that no new window opens.

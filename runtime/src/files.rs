@@ -82,6 +82,11 @@ pub fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
+/// Returns the name under which a replacement of a file is written before it gets the file's name. A crash may leave such a file.
+pub fn temporary(path: &Path) -> PathBuf {
+    path.with_extension("tmp")
+}
+
 fn replace_and_sync(path: &Path, content: &[u8], mode: u32, owner: FileOwner) -> io::Result<()> {
     let (temporary, file) = write_beside(path, content, mode, owner)?;
     file.sync_all()?;
@@ -91,7 +96,7 @@ fn replace_and_sync(path: &Path, content: &[u8], mode: u32, owner: FileOwner) ->
 }
 
 fn write_beside(path: &Path, content: &[u8], mode: u32, owner: FileOwner) -> io::Result<(PathBuf, File)> {
-    let temporary = path.with_extension("tmp");
+    let temporary = temporary(path);
     // A file that a crash left may have another mode: `create_new` must make the file.
     remove(&temporary)?;
     let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;

@@ -32,11 +32,21 @@ const MAX_LINKS: usize = 40;
 /// [`io::ErrorKind::PermissionDenied`]. A `..` after a directory that does not exist is [`io::ErrorKind::InvalidInput`].
 #[must_use = "a key is written only to a place that was found good"]
 pub fn private_place(dir: &Path) -> io::Result<PathBuf> {
-    let mut way = Way::to(&std::path::absolute(dir)?);
+    private_place_under(Path::new("/"), dir)
+}
+
+/// Checks a directory as [`private_place`] does, in a file system with this root.
+fn private_place_under(root: &Path, dir: &Path) -> io::Result<PathBuf> {
+    let mut way = Way::to(root, &std::path::absolute(dir)?);
+    if !way.rest.is_empty() {
+        judge(dir, root, &fs::metadata(root)?, Part::Parent)?;
+    }
     while let Some(name) = way.rest.pop_front() {
         if name == ".." {
-            // Of the real directory so far, as the kernel has it.
-            way.real.pop();
+            // Of the real directory so far, as the kernel has it: the root's parent is the root.
+            if way.real != way.root {
+                way.real.pop();
+            }
             continue;
         }
         let next = way.real.join(&name);
@@ -61,6 +71,8 @@ pub fn private_place(dir: &Path) -> io::Result<PathBuf> {
 
 /// The way to a directory, as far as it has been gone.
 struct Way {
+    /// The root of the file system.
+    root: PathBuf,
     /// The directory so far, without symbolic links.
     real: PathBuf,
     /// The names that are left.
@@ -70,8 +82,8 @@ struct Way {
 }
 
 impl Way {
-    fn to(absolute: &Path) -> Self {
-        Self { real: PathBuf::from("/"), rest: names(absolute), links: 0 }
+    fn to(root: &Path, absolute: &Path) -> Self {
+        Self { root: root.to_owned(), real: root.to_owned(), rest: names(absolute), links: 0 }
     }
 
     /// Goes on where a link leads.
@@ -87,7 +99,7 @@ impl Way {
         }
         let target = fs::read_link(link)?;
         if target.is_absolute() {
-            self.real = PathBuf::from("/");
+            self.real = self.root.clone();
         }
         let mut names = names(&target);
         names.append(&mut self.rest);
@@ -192,6 +204,29 @@ mod tests {
             let error = private_place(&place).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::PermissionDenied, "{error}");
             assert!(error.to_string().contains(names), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_root_that_others_can_write_is_no_way_to_a_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = made(dir.path(), "root", 0o777);
+        for name in ["own", "other"] {
+            made(&root, name, 0o700);
+        }
+        // A link to an absolute path leads from the root.
+        symlink("/own", root.join("other/link")).unwrap();
+        for place in ["/own", "/own/new", "/missing", "/own/../own", "/other/link"] {
+            let error = private_place_under(&root, Path::new(place)).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::PermissionDenied, "{error}");
+            assert!(
+                error.to_string().contains("its parent") && error.to_string().contains("mode 0777"),
+                "{error}"
+            );
+        }
+        fs::set_permissions(&root, Permissions::from_mode(0o755)).unwrap();
+        for place in ["/own", "/../own", "/other/link", "/other/link/../../own"] {
+            assert_eq!(private_place_under(&root, Path::new(place)).unwrap(), root.join("own"), "{place}");
         }
     }
 

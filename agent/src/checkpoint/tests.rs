@@ -29,7 +29,7 @@ impl World {
     fn keeper(&self) -> (CheckpointKeeper, Reports) {
         let (reporter, reports) = reports::channel();
         let mut keeper = CheckpointKeeper::in_dir(self.dir.path(), reporter);
-        keeper.trust(Arc::clone(&self.credentials));
+        keeper.trust(Arc::clone(&self.credentials), false);
         (keeper, reports)
     }
 
@@ -43,7 +43,7 @@ impl World {
     }
 
     fn kept(&self) -> KeptCheckpoint {
-        read(self.dir.path())
+        read(self.dir.path()).unwrap()
     }
 }
 
@@ -117,12 +117,78 @@ fn i9_a_checkpoint_of_another_authority_or_with_a_bad_signature_changes_nothing(
 }
 
 #[test]
-fn a_checkpoint_of_an_authority_that_is_no_longer_trusted_is_dropped() {
+fn i9_a_new_root_of_the_authority_neither_drops_what_is_kept_nor_ends_an_alarm() {
+    let (world, rolled) = (World::new(), World::new());
+    let (mut keeper, mut reports) = world.keeper();
+    keeper.receive(&world.sign(10, 0, 'a', None));
+    keeper.trust(Arc::clone(&rolled.credentials), false);
+    keeper.receive(&rolled.sign(11, 1, 'b', None));
+    assert_eq!(world.kept().newest.unwrap().checkpoint.seq, 10, "not yet written");
+    assert_eq!(keeper.kept.newest.as_ref().unwrap().checkpoint.seq, 11, "the log goes on under the new root");
+    keeper.receive(&rolled.sign(3, 9, 'c', None));
+    assert!(world.kept().alarm.is_some() && reported(&mut reports).is_some());
+
+    // An alarm that was raised under the old root stands, also after a restart.
+    let third = World::new();
+    for start in ["first", "second"] {
+        let (mut keeper, mut reports) = world.keeper();
+        keeper.trust(Arc::clone(&third.credentials), false);
+        keeper.receive(&third.sign(50, 20, 'd', None));
+        assert_eq!(world.kept().newest.unwrap().checkpoint.seq, 11, "{start}");
+        assert!(world.kept().alarm.is_some() && reported(&mut reports).is_some(), "{start}");
+        assert!(!keeper.line(&third.credentials, false).is_empty());
+    }
+}
+
+#[test]
+fn an_enrolment_under_another_authority_drops_what_is_kept() {
     let (world, other) = (World::new(), World::new());
     let (mut keeper, mut reports) = world.keeper();
     keeper.receive(&world.sign(10, 0, 'a', None));
-    keeper.trust(Arc::clone(&other.credentials));
+    keeper.receive(&world.sign(10, 1, 'b', None));
+    assert!(reported(&mut reports).is_some());
+    // Under the same authority the log is the same.
+    keeper.trust(Arc::clone(&world.credentials), true);
+    assert!(world.kept().alarm.is_some() && !keeper.line(&world.credentials, true).is_empty());
+
+    assert_eq!(keeper.line(&other.credentials, true), "", "the other broker is not shown it");
+    keeper.trust(Arc::clone(&other.credentials), true);
+    assert_eq!(world.kept(), KeptCheckpoint::default());
     keeper.receive(&other.sign(3, 9, 'b', None));
     assert_eq!((keeper.kept.alarm.clone(), reported(&mut reports)), (None, None));
     assert_eq!(keeper.kept.newest.unwrap().checkpoint.seq, 3);
+}
+
+#[test]
+fn i9_a_file_that_cannot_be_read_is_not_written_over() {
+    let world = World::new();
+    let whole = {
+        let (mut keeper, _) = world.keeper();
+        keeper.receive(&world.sign(10, 0, 'a', None));
+        keeper.receive(&world.sign(10, 1, 'b', None));
+        std::fs::read(path(world.dir.path())).unwrap()
+    };
+    for damage in [&whole[..whole.len() / 2], b"[]"] {
+        std::fs::write(path(world.dir.path()), damage).unwrap();
+        let (mut keeper, mut reports) = world.keeper();
+        keeper.receive(&world.sign(11, 2, 'a', None));
+        keeper.flush();
+        assert_eq!(std::fs::read(path(world.dir.path())).unwrap(), damage);
+        assert!(matches!(read(world.dir.path()), Err(KeptCheckpointError::Damaged { .. })));
+        assert_eq!(reported(&mut reports), None);
+        // An operator restores it.
+        std::fs::write(path(world.dir.path()), &whole).unwrap();
+        keeper.receive(&world.sign(12, 3, 'a', None));
+        assert!(keeper.kept.alarm.is_some() && reported(&mut reports).is_some());
+    }
+    std::fs::remove_file(path(world.dir.path())).unwrap();
+    std::fs::create_dir(path(world.dir.path())).unwrap();
+    assert!(matches!(read(world.dir.path()), Err(KeptCheckpointError::Read { .. })));
+    let (mut keeper, _) = world.keeper();
+    keeper.receive(&world.sign(13, 4, 'c', None));
+    assert_eq!(keeper.kept, KeptCheckpoint::default());
+    // An operator removes it.
+    std::fs::remove_dir(path(world.dir.path())).unwrap();
+    keeper.receive(&world.sign(13, 4, 'c', None));
+    assert_eq!(world.kept().newest.unwrap().checkpoint.seq, 13);
 }

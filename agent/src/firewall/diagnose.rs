@@ -21,6 +21,11 @@ const TABLE_PRIORITY: i32 = -10;
 /// The share of the connections that the kernel can track above which it soon tracks no more.
 const CROWDED_PERCENT: u64 = 80;
 
+/// The effect of another program's flush, for people. The table has no owner in the kernel (`NFT_TABLE_F_OWNER`, which would keep it from
+/// a flush): see docs/operations.md.
+const FLUSHED: &str = "another program's `nft flush ruleset` removes the table as well: a running agent puts it back within some 30 ms, a \
+    stopped one with its next start";
+
 /// Checks the host firewall.
 pub fn diagnose() -> Vec<Finding> {
     match findings() {
@@ -36,17 +41,18 @@ fn findings() -> Result<Vec<Finding>, FirewallError> {
     let nft = Nft::find()?;
     let version = nft.print(&["--version"])?;
     let mut findings = vec![Finding::good(format!("the host firewall is {}", version.trim()))];
-    findings.push(if Kernel::new().has_table()? {
-        Finding::good(format!(
+    if Kernel::new().has_table()? {
+        findings.push(Finding::good(format!(
             "the kernel holds the table inet {TABLE}: it looks at what is dialled at an address of this host, and at what is \
              delivered on this host; connections that pass through, to pods for instance, are not looked at"
-        ))
+        )));
+        findings.push(Finding::good(FLUSHED));
     } else {
-        Finding::error(
+        findings.push(Finding::error(
             format!("the kernel does not hold the table inet {TABLE}: no port is protected"),
             "start the agent; `postern-agent load` puts the last accepted state into the kernel",
-        )
-    });
+        ));
+    }
     let listed = nft.print(&["--json", "list", "ruleset"])?;
     let ruleset = parse(&listed).ok_or(FirewallError::Answer { what: "ruleset in nft's JSON" })?;
     findings.extend(untracking(&listed).map(|chain| {

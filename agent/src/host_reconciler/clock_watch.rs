@@ -28,12 +28,10 @@ use std::time::Duration;
 
 use jiff::SignedDuration;
 
-use crate::clock::{BootTime, Moment};
+use crate::clock::{BootTime, MAX_UNNOTICED_STEP, Moment};
 
 /// The shortest suspend that is noticed; less is the noise of reading two clocks one after the other.
 const MIN_SUSPEND: Duration = Duration::from_millis(100);
-/// The smallest step of the wall clock after which the ledger is written again.
-const MIN_CLOCK_STEP: SignedDuration = SignedDuration::from_secs(1);
 /// The age of a ledger with windows at which it is written again.
 const LEDGER_WRITE_INTERVAL: Duration = Duration::from_secs(60);
 /// The interval at which the table is checked although nothing was noticed.
@@ -76,10 +74,12 @@ impl ClockWatch {
     pub(super) fn stepped_forward(&mut self, now: &Moment) -> Option<Duration> {
         let offset = wall_offset(now);
         let step = offset - self.judged_offset;
-        if step > MIN_CLOCK_STEP || step.is_negative() {
+        let forward = Duration::try_from(step).ok();
+        // A step back counts at once, whatever its size.
+        if forward.is_none_or(|forward| forward > MAX_UNNOTICED_STEP) {
             self.judged_offset = offset;
         }
-        Duration::try_from(step).ok().filter(|_| step > MIN_CLOCK_STEP)
+        forward.filter(|forward| *forward > MAX_UNNOTICED_STEP)
     }
 
     /// Reports whether the next check of the table is due.
@@ -89,7 +89,7 @@ impl ClockWatch {
 
     /// Reports whether the ledger must be written again: the wall clock was stepped, or the ledger is old.
     pub(super) fn write_is_due(&self, now: &Moment, holds_windows: bool) -> bool {
-        let stepped = (wall_offset(now) - self.wall_offset).abs() > MIN_CLOCK_STEP;
+        let stepped = (wall_offset(now) - self.wall_offset).unsigned_abs() > MAX_UNNOTICED_STEP;
         stepped || (holds_windows && now.boottime.since(self.written) >= LEDGER_WRITE_INTERVAL)
     }
 

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use postern_core::KeyHash;
 use postern_runtime::error_chain::error_chain;
 use tokio::sync::{mpsc, oneshot};
 
@@ -33,6 +34,7 @@ pub type CommandAnswer = oneshot::Receiver<Result<(), String>>;
 #[derive(Debug)]
 enum ReconcilerCommand {
     BeginSession {
+        key: Option<KeyHash>,
         reply: oneshot::Sender<FollowedGenerations>,
     },
     Accept {
@@ -69,12 +71,12 @@ pub fn serve<H: HostLayer>(
         let now = Moment { boot: boot.clone(), boottime: clock::boottime(), wall: clock::wall() };
         // A caller that no longer waits for its answer is no error.
         match command {
-            ReconcilerCommand::BeginSession { reply } => {
-                let _ = reply.send(reconciler.begin_session(&now));
+            ReconcilerCommand::BeginSession { key, reply } => {
+                let _ = reply.send(reconciler.begin_session(key));
             }
             ReconcilerCommand::Accept { desired, reply } => {
                 let (generation, unopened) =
-                    (desired.generation, window_log::not_yet_open(reconciler.accepted(), &desired));
+                    (desired.generation, window_log::not_yet_held(reconciler.accepted(), &desired.windows));
                 let answer = reconciler.accept(desired, &now).map_err(|error| error_chain(&error));
                 if let Err(error) = &answer {
                     window_log::refused(generation, &unopened, error);
@@ -82,8 +84,14 @@ pub fn serve<H: HostLayer>(
                 let _ = reply.send(answer);
             }
             ReconcilerCommand::KeepProtection { generation, windows, reply } => {
+                let unopened = window_log::not_yet_held(reconciler.accepted(), &windows);
+                let kept = windows.len();
                 let answer = reconciler.keep_protection(generation, windows, &now);
                 let answer = answer.map_err(|error| error_chain(&error));
+                match &answer {
+                    Ok(()) => window_log::protection_alone(generation, kept),
+                    Err(error) => window_log::refused(generation, &unopened, error),
+                }
                 let _ = reply.send(answer);
             }
             ReconcilerCommand::Repair { reply } => {
@@ -105,9 +113,9 @@ pub fn suspended(now: BootTime) -> std::time::Duration {
 
 impl ReconcilerHandle {
     /// Begins a session: see [`HostReconciler::begin_session`].
-    pub async fn begin_session(&self) -> FollowedGenerations {
+    pub async fn begin_session(&self, key: Option<KeyHash>) -> FollowedGenerations {
         let (reply, answer) = oneshot::channel();
-        self.send(ReconcilerCommand::BeginSession { reply });
+        self.send(ReconcilerCommand::BeginSession { key, reply });
         answer_or_pending(answer).await
     }
 

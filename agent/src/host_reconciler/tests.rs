@@ -106,7 +106,7 @@ fn desired(generation: u64, ends: &[u64]) -> DesiredState {
     };
     let windows = ends.iter().enumerate().map(window).collect();
     let ports = ["tcp/9".parse().unwrap()].into();
-    DesiredState { generation, mode: Mode::Enforce, ports, windows, policies: 0, keeps: false }
+    DesiredState { ports, windows, ..empty(generation) }
 }
 
 fn ports(ports: &[&str], windows: usize) -> Option<(Vec<String>, usize)> {
@@ -132,7 +132,7 @@ fn i1_a_restart_without_a_broker_holds_what_was_accepted() {
     let host = FakeHost::default();
     let mut reconciler = start(&host, &config, &at(10));
     assert_eq!(host.holds(), ports(&["tcp/9"], 1), "the other window has ended");
-    assert_eq!(reconciler.begin_session(&at(0)).state, 5);
+    assert_eq!(reconciler.begin_session(None).state, 5);
 }
 
 #[test]
@@ -158,11 +158,7 @@ fn i1_a_ledger_that_cannot_be_read_opens_nothing() {
     other.tick(&at(100), Duration::from_secs(5));
     assert_eq!(loaded.holds(), ports(&["tcp/9"], 1), "the earlier table stays, with its own timeouts");
     other.accept(desired(7, &[]), &at(101)).unwrap();
-    assert_eq!(
-        start(&loaded, &config, &at(102)).begin_session(&at(102)).state,
-        7,
-        "the ledger is whole again"
-    );
+    assert_eq!(start(&loaded, &config, &at(102)).begin_session(None).state, 7, "the ledger is whole again");
 }
 
 #[test]
@@ -189,7 +185,7 @@ fn i5_a_state_that_the_kernel_refuses_changes_nothing() {
     assert_eq!(reconciler.accepted(), Some(&desired(1, &[50])));
     host.refuse(false);
     assert_eq!(
-        start(&host, &config, &at(4)).begin_session(&at(4)).state,
+        start(&host, &config, &at(4)).begin_session(None).state,
         1,
         "it was not written to the ledger either"
     );
@@ -465,6 +461,47 @@ fn i6_windows_of_a_table_that_the_agent_does_not_know_are_not_called_closed() {
     start(&FakeHost::default(), &config, &at(3)).keep_protection(7, BTreeSet::new(), &at(3)).unwrap();
 }
 
+/// The lines that were logged.
+#[derive(Debug, Clone, Default)]
+struct CapturedLog(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for CapturedLog {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Has a reconciler take windows without policies, on its own thread as it were, and returns what it logs.
+fn logged_keeping_protection(reconciler: HostReconciler<FakeHost>) -> String {
+    let log = CapturedLog::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+    let (handle, commands) = channel();
+    let _answer = handle.keep_protection(7, desired(7, &[u64::MAX / 1_000_000_000]).windows);
+    drop(handle);
+    tracing::subscriber::with_default(subscriber, || {
+        serve(reconciler, commands, &crate::status::StatusFile::default());
+    });
+    String::from_utf8(log.0.lock().unwrap().clone()).unwrap()
+}
+
+#[test]
+fn i9_the_log_says_what_the_host_has_done_without_policies() {
+    let dir = tempfile::tempdir().unwrap();
+    let (host, config) = (FakeHost::default(), config(dir.path(), &["tcp/9"]));
+    let log = logged_keeping_protection(start(&host, &config, &at(1)));
+    assert!(log.contains("protection.alone") && !log.contains("ERROR"), "{log}");
+
+    let reconciler = start(&host, &config, &at(2));
+    host.0.lock().unwrap().most = Some(0);
+    let log = logged_keeping_protection(reconciler);
+    assert!(!log.contains("protection.alone"), "{log}");
+    assert!(log.contains("did not accept") && log.contains("out of sets"), "{log}");
+}
+
 #[test]
 fn a_window_that_has_ended_by_itself_takes_no_transaction() {
     let dir = tempfile::tempdir().unwrap();
@@ -494,7 +531,7 @@ fn i1_a_store_that_went_back_takes_no_port_off_and_an_enrolment_starts_from_the_
     assert_eq!(host.holds(), ports(&["tcp/9"], 2), "the port stays, and windows follow");
     // Also after a restart.
     let mut reconciler = start(&host, &config, &at(4));
-    let followed = reconciler.begin_session(&at(4));
+    let followed = reconciler.begin_session(None);
     assert_eq!((followed.state, followed.policies), (6, 3));
     reconciler.accept(bare(1, 2, &[]), &at(5)).unwrap();
     assert_eq!(host.holds(), ports(&["tcp/9"], 0));
@@ -502,14 +539,84 @@ fn i1_a_store_that_went_back_takes_no_port_off_and_an_enrolment_starts_from_the_
 
     reconciler.keep_protection(2, desired(2, &[300]).windows, &at(6)).unwrap();
     assert_eq!(host.holds(), ports(&["tcp/9"], 1), "no policies can be read, and a window is open");
+    assert!(reconciler.accepted().unwrap().keeps, "the host still keeps what no policy has named since");
 
-    std::fs::create_dir_all(config.identity_dir()).unwrap();
-    let mark = crate::enroll::mark(&config.identity_dir());
-    std::fs::write(&mark, "").unwrap();
-    assert_eq!(reconciler.begin_session(&at(7)).policies, 0);
-    assert!(!mark.exists());
+    let (key, other) = (KeyHash::of(b"enrolled"), KeyHash::of(b"in use before"));
+    let mark = marked(&config, key);
+    assert_eq!(reconciler.begin_session(Some(other)).policies, 3);
+    reconciler.accept(bare(1, 1, &[]), &at(7)).unwrap();
+    assert_eq!(
+        host.holds(),
+        ports(&["tcp/9"], 0),
+        "a session of the identity before is none of the enrolment"
+    );
+    let followed = reconciler.begin_session(Some(key));
+    assert_eq!((followed.policies, followed.is_enrolment), (0, true));
+    assert!(mark.names(key).unwrap(), "until a state is in the ledger");
     reconciler.accept(bare(1, 1, &[]), &at(8)).unwrap();
     assert_eq!(host.holds(), ports(&[], 0));
+    assert!(!mark.names(key).unwrap());
+    assert_eq!(start(&host, &config, &at(9)).begin_session(Some(key)).policies, 1);
+}
+
+/// Marks a key as that of an enrolment.
+fn marked(config: &AgentConfig, key: KeyHash) -> EnrolmentMark {
+    std::fs::create_dir_all(config.identity_dir()).unwrap();
+    let mark = EnrolmentMark::beside(&config.identity_dir());
+    mark.set(key, None).unwrap();
+    mark
+}
+
+#[test]
+fn i1_the_mark_of_an_enrolment_stays_until_a_state_of_it_is_in_the_ledger() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = config(dir.path(), &[]);
+    let (host, key) = (FakeHost::default(), KeyHash::of(b"enrolled"));
+    let of = |generation, policies| DesiredState { policies, ..desired(generation, &[]) };
+    start(&host, &config, &at(1)).accept(of(5, 3), &at(2)).unwrap();
+    let mark = marked(&config, key);
+    let mut reconciler = start(&host, &config, &at(3));
+    assert!(reconciler.begin_session(Some(key)).is_enrolment);
+    // The state is refused, and the ledger is written as time passes.
+    reconciler.accept(DesiredState { policies: 1, ..weak_and_too_large(1) }, &at(4)).unwrap_err();
+    reconciler.tick(&at(100), Duration::ZERO);
+    // A crash: the next session is still the first of the enrolment.
+    let mut reconciler = start(&host, &config, &at(101));
+    assert_eq!(reconciler.accepted().unwrap().policies, 3);
+    assert_eq!(reconciler.begin_session(Some(key)).policies, 0);
+    std::fs::create_dir(dir.path().join("state.tmp")).unwrap();
+    reconciler.accept(of(1, 1), &at(102)).unwrap_err();
+    assert!(mark.names(key).unwrap(), "the disk refused the state");
+    std::fs::remove_dir(dir.path().join("state.tmp")).unwrap();
+    // Windows without policies count as well: what the host has followed before is forgotten in the ledger.
+    reconciler.keep_protection(2, BTreeSet::new(), &at(103)).unwrap();
+    assert!(!mark.names(key).unwrap());
+    assert_eq!(start(&host, &config, &at(104)).accepted().unwrap().policies, 0);
+}
+
+#[test]
+fn i1_a_first_state_past_a_bound_is_protected_after_a_restart_as_well() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = config(dir.path(), &["tcp/22"]);
+    let host = FakeHost::default();
+    let mut reconciler = start(&host, &config, &at(1));
+    let many = DesiredState { ports: desired(1, &[]).ports, ..weak_and_too_large(1) };
+    reconciler.accept(many, &at(2)).unwrap_err();
+    assert_eq!(host.holds(), ports(&["tcp/9", "tcp/22"], 0));
+    let reconciler = start(&host, &config, &at(3));
+    assert_eq!(host.holds(), ports(&["tcp/9", "tcp/22"], 0), "the restart opens nothing");
+    assert_eq!(reconciler.accepted().unwrap().generation, 0, "no state was accepted");
+    // Nor does a record of the version before, which does not say where its ports are from.
+    config.bootstrap.insert("tcp/23".parse().unwrap());
+    let file = dir.path().join("state.json");
+    let mut record: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    record.insert("version".into(), 2.into());
+    record.remove("bootstrap").unwrap();
+    std::fs::write(&file, serde_json::to_vec(&record).unwrap()).unwrap();
+    std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    start(&host, &config, &at(4));
+    assert_eq!(host.holds(), ports(&["tcp/9", "tcp/22", "tcp/23"], 0));
 }
 
 /// Returns the moment at which so many seconds have passed on the boot's clock, and more on the wall clock.
@@ -565,7 +672,7 @@ fn a_step_of_the_wall_clock_cuts_nothing_while_a_broker_sends_the_true_ends() {
     reconciler.set_connected(true);
     assert!(reconciler.tick(&stepped(2, 3600), Duration::ZERO).asks_broker);
     assert!(!reconciler.tick(&stepped(3, 3600), Duration::ZERO).asks_broker, "once");
-    reconciler.begin_session(&stepped(4, 3600));
+    reconciler.begin_session(None);
     reconciler.accept(desired(1, &[99]), &stepped(4, 3600)).unwrap();
     reconciler.tick(&stepped(9, 3600), Duration::ZERO);
     assert_eq!(deadlines(&reconciler), [at(99).boottime]);

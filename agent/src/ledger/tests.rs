@@ -33,6 +33,7 @@ fn accepted(now: &Moment, lasting_s: u64) -> DesiredState {
         windows: [window].into(),
         policies: 7,
         keeps: true,
+        is_bootstrap: false,
     }
 }
 
@@ -97,8 +98,8 @@ fn a_missing_ledger_is_no_error_and_a_bad_one_is() {
         fs::write(ledger.path(), damaged).unwrap();
         assert!(matches!(ledger.load(&now), Err(LedgerError::Damaged { .. })), "{damaged:?}");
     }
-    fs::write(ledger.path(), br#"{"version":3,"shape":"unknown"}"#).unwrap();
-    assert!(matches!(ledger.load(&now), Err(LedgerError::Newer { version: 3, .. })));
+    fs::write(ledger.path(), br#"{"version":4,"shape":"unknown"}"#).unwrap();
+    assert!(matches!(ledger.load(&now), Err(LedgerError::Newer { version: 4, .. })));
 
     fs::write(ledger.path(), &good).unwrap();
     fs::set_permissions(ledger.path(), fs::Permissions::from_mode(0o620)).unwrap();
@@ -113,7 +114,9 @@ fn i1_a_record_of_the_version_before_has_followed_no_policies() {
     let mut old: serde_json::Value = serde_json::from_slice(&fs::read(ledger.path()).unwrap()).unwrap();
     let record = old.as_object_mut().unwrap();
     record.insert("version".into(), 1.into());
-    assert!(record.remove("policies").is_some() && record.remove("keeps").is_some());
+    for field in ["policies", "keeps", "bootstrap"] {
+        assert!(record.remove(field).is_some(), "{field}");
+    }
     fs::write(ledger.path(), serde_json::to_vec(&old).unwrap()).unwrap();
     let loaded = ledger.load(&now).unwrap().unwrap();
     assert_eq!(loaded, DesiredState { policies: 0, keeps: false, ..accepted(&now, 60) });

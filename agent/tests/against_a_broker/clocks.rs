@@ -153,6 +153,69 @@ fn issue_ago(broker: &FakeBroker, hours: u32) -> Credentials {
 }
 
 #[tokio::test]
+async fn a_broker_that_calls_each_certificate_ended_is_asked_for_fewer_and_fewer() {
+    let broker = FakeBroker::start().await;
+    let identity = tempfile::tempdir().unwrap();
+    issue(&broker, HOUR).save(identity.path()).unwrap();
+    let current = std::sync::Arc::new(renew::CurrentIdentity::new(None));
+    let ended = std::sync::Arc::new(never_ended());
+    let (address, kept, place) = (broker.url().to_owned(), current.clone(), identity.path().to_owned());
+    let called_ended = ended.clone();
+    let mut tasks = Tasks::default();
+    tasks.spawn("certificate", async move {
+        renew::keep_renewed(&address, &place, &kept, &called_ended, &Notify::new()).await;
+        Ok(())
+    });
+    let mut identities = current.subscribe();
+    tasks.spawn("refusals", async move {
+        loop {
+            let key = identities.borrow_and_update().as_ref().and_then(|it| it.key_hash().ok());
+            ended.send_replace(key);
+            identities.changed().await?;
+        }
+    });
+    until("renewals", || broker.renewals() >= 2).await;
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    // One at once, and the next after pauses of a second at least, of two, and of four.
+    assert!(broker.renewals() <= 4, "{}", broker.renewals());
+}
+
+#[tokio::test]
+async fn a_refusal_by_the_broker_does_not_end_a_certificate_that_only_this_hosts_clock_calls_ended() {
+    let broker = FakeBroker::start().await;
+    broker.refuse(Status::resource_exhausted("too many sessions; try again later"));
+    let agent = agent(&broker, Some(issue_ago(&broker, 3)));
+    until("refusal", || agent.status_file.content().reason.contains("too many sessions")).await;
+    assert_eq!(*agent.ended.borrow(), None);
+}
+
+#[tokio::test]
+async fn a_connection_that_is_lost_after_the_end_of_the_certificate_may_have_lost_the_refusal() {
+    let broker = FakeBroker::start().await;
+    broker.faults().fail("Session", usize::MAX, Fault::Dropped);
+    let old = issue_ago(&broker, 3);
+    let key = old.key_hash().unwrap();
+    let agent = agent(&broker, Some(old));
+    until("end of the certificate", || *agent.ended.borrow() == Some(key)).await;
+}
+
+#[tokio::test]
+async fn i2_a_session_ends_if_no_other_can_be_opened_for_the_true_ends() {
+    let broker = FakeBroker::start().await;
+    let agent = agent(&broker, Some(issue(&broker, HOUR)));
+    let mut session = broker.session().await;
+    send_at(&session, 1, Duration::from_secs(600), 1_000_000_000);
+    assert_eq!(session.applied().await.error, "");
+    broker.faults().fail("Session", 1, Fault::Refused(Status::unavailable("not now")));
+    agent.ask_again.notify_one();
+    // Before the silence of this broker would end it, which takes 15 s.
+    tokio::time::timeout(Duration::from_secs(12), session.ended()).await.unwrap();
+    let mut next = broker.session().await;
+    send_at(&next, 1, Duration::from_secs(590), 12_000_000_000);
+    assert_eq!(next.applied().await.error, "");
+}
+
+#[tokio::test]
 async fn ends_that_are_in_doubt_come_from_a_new_session() {
     let broker = FakeBroker::start().await;
     let agent = agent(&broker, Some(issue(&broker, HOUR)));

@@ -12,15 +12,16 @@ use postern_agent::config::{AgentConfig, LogFormat};
 use postern_agent::connection::BrokerConnection;
 use postern_agent::doctor;
 use postern_agent::enroll::{self, EnrollError, enroll};
+use postern_agent::enrolment_mark::EnrolmentMark;
 use postern_agent::host_reconciler::{self, HostReconciler};
 use postern_agent::ledger::Ledger;
 use postern_agent::limits::StateLimits;
 use postern_agent::renew::{self, RenewError};
 use postern_agent::reports::{self, RepairReport, Report, Reporter};
 use postern_agent::status::{Status, StatusFile};
-use postern_core::TargetId;
 use postern_core::audit::Head;
 use postern_core::checkpoint::Checkpoint;
+use postern_core::{KeyHash, TargetId};
 use postern_pki::credentials::Credentials;
 use postern_pki::{Authority, SpiffeId, TrustDomain};
 use postern_proto::v1;
@@ -97,7 +98,8 @@ pub(crate) fn agent(broker: &FakeBroker, identity: Option<Credentials>) -> Agent
     );
     let (handle, commands) = host_reconciler::channel();
     let (reporter, reports) = reports::channel();
-    let checkpoints = CheckpointKeeper::in_dir(dir.path(), reporter.clone());
+    let keeper = CheckpointKeeper::in_dir(dir.path(), reporter.clone());
+    let (checkpoints, checkpoint_commands) = checkpoint::channel();
     let status_file = Arc::new(StatusFile::default());
     let published = Arc::clone(&status_file);
     let (ended, ask_again) = (Arc::new(never_ended()), Arc::new(Notify::new()));
@@ -118,6 +120,7 @@ pub(crate) fn agent(broker: &FakeBroker, identity: Option<Credentials>) -> Agent
     tasks
         .spawn_thread("host-reconciler", move || host_reconciler::serve(reconciler, commands, &status_file))
         .unwrap();
+    tasks.spawn_thread("checkpoints", move || checkpoint::serve(keeper, checkpoint_commands)).unwrap();
     tasks.spawn("connection", async move {
         connection.keep().await;
         Ok(())
@@ -142,7 +145,9 @@ async fn a_token_is_exchanged_for_an_identity_once() {
     let dir = tempfile::tempdir().unwrap();
     let (token, identity) = (broker.join_token(), dir.path().join("identity"));
     assert_eq!(enroll(broker.url(), &token, &identity).await.unwrap(), target());
-    assert_eq!(enroll::target_of(&Credentials::load(&identity).unwrap()), Some(target()));
+    let enrolled = Credentials::load(&identity).unwrap();
+    assert_eq!(enroll::target_of(&enrolled), Some(target()));
+    assert!(EnrolmentMark::beside(&identity).names(enrolled.key_hash().unwrap()).unwrap());
 
     let again = enroll(broker.url(), &token, &dir.path().join("other")).await.unwrap_err();
     assert!(
@@ -406,6 +411,84 @@ async fn i8_a_renewed_identity_that_cannot_be_written_is_not_used_while_the_old_
     assert_eq!(saved.key_hash(), current.borrow().as_ref().unwrap().key_hash());
 }
 
+/// Keeps the identity of a directory renewed, from now on.
+fn keep_renewed(broker: &FakeBroker, identity: &Path, current: &Arc<renew::CurrentIdentity>) -> Tasks {
+    let (address, current, place) = (broker.url().to_owned(), Arc::clone(current), identity.to_owned());
+    let mut renewal = Tasks::default();
+    renewal.spawn("certificate", async move {
+        renew::keep_renewed(&address, &place, &current, &never_ended(), &Notify::new()).await;
+        Ok(())
+    });
+    renewal
+}
+
+/// Waits until the identity of a key is in use.
+async fn in_use(current: &renew::CurrentIdentity, key: KeyHash) {
+    let is_used = |it: &Option<Arc<Credentials>>| {
+        it.as_ref().is_some_and(|credentials| credentials.key_hash().ok() == Some(key))
+    };
+    tokio::time::timeout(Duration::from_secs(30), current.subscribe().wait_for(is_used))
+        .await
+        .unwrap()
+        .unwrap();
+}
+
+#[tokio::test]
+async fn i8_an_enrolment_during_a_renewal_is_what_stays() {
+    let broker = FakeBroker::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let identity = dir.path().join("identity");
+    let due = issue_due(&broker, Duration::from_secs(60));
+    due.save(&identity).unwrap();
+    let enrolled = issue(&broker, HOUR);
+    let key = enrolled.key_hash().unwrap();
+    let (authority, place) = (broker.same_authority(), identity.clone());
+    broker.answer_renewals(move |csr| {
+        // The operator enrols the host while the broker answers.
+        enrolled.save(&place).unwrap();
+        let id = SpiffeId::Agent(target());
+        let certificates = authority.issue(csr, &id, HOUR, clock::wall()).unwrap().chain;
+        v1::RenewResponse { certificates, roots: authority.roots(), wall_clock: None }
+    });
+    let current = Arc::new(renew::CurrentIdentity::new(None));
+    let _renewal = keep_renewed(&broker, &identity, &current);
+    in_use(&current, key).await;
+    assert_eq!(Credentials::load(&identity).unwrap().key_hash().unwrap(), key);
+    assert_eq!(broker.renewals(), 1);
+}
+
+#[tokio::test]
+async fn an_enrolment_counts_though_its_certificate_begins_earlier_than_the_one_before() {
+    let broker = FakeBroker::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let (before, current) = (issue(&broker, HOUR), Arc::new(renew::CurrentIdentity::new(None)));
+    before.save(dir.path()).unwrap();
+    let _renewal = keep_renewed(&broker, dir.path(), &current);
+    in_use(&current, before.key_hash().unwrap()).await;
+    // The clock of the broker that the host is enrolled in now is behind.
+    let earlier = broker.issue(&SpiffeId::Agent(target()), HOUR, clock::wall() - HOUR / 4);
+    earlier.save(dir.path()).unwrap();
+    in_use(&current, earlier.key_hash().unwrap()).await;
+    assert_eq!(broker.renewals(), 0);
+}
+
+#[tokio::test]
+async fn i8_a_renewal_before_the_first_session_of_an_enrolment_carries_its_mark_over() {
+    let broker = FakeBroker::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let due = issue_due(&broker, Duration::from_secs(60));
+    let (key, mark) = (due.key_hash().unwrap(), EnrolmentMark::beside(dir.path()));
+    mark.set(key, None).unwrap();
+    due.save(dir.path()).unwrap();
+    let current = Arc::new(renew::CurrentIdentity::new(None));
+    let _renewal = keep_renewed(&broker, dir.path(), &current);
+    let is_renewed = |it: &Option<Arc<Credentials>>| {
+        it.as_ref().is_some_and(|credentials| credentials.key_hash().ok() != Some(key))
+    };
+    let renewed = current.subscribe().wait_for(is_renewed).await.unwrap().clone().unwrap();
+    assert!(mark.names(renewed.key_hash().unwrap()).unwrap());
+}
+
 #[tokio::test]
 async fn i8_an_enrolment_that_was_cut_off_leaves_an_identity_or_none() {
     let broker = FakeBroker::start().await;
@@ -500,7 +583,7 @@ async fn i9_an_agent_keeps_the_checkpoints_of_its_session_and_reports_one_that_c
         }
     };
     assert_eq!(report, v1::CheckpointReport { kept: kept.clone(), received });
-    let on_disk = checkpoint::read(agent.dir.path());
+    let on_disk = checkpoint::read(agent.dir.path()).unwrap();
     assert_eq!(on_disk.newest.unwrap().to_string(), kept);
     assert!(on_disk.alarm.is_some());
 }

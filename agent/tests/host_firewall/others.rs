@@ -72,6 +72,17 @@ fn i8_a_change_gets_through_while_others_keep_changing_their_tables() {
 }
 
 #[test]
+fn doctor_says_that_a_flush_of_all_tables_takes_posterns_too() {
+    let net = a_net();
+    Layer::new().ensure(&net.vm, &closed()).unwrap();
+    let findings = net.vm.netns().run(async { postern_agent::firewall::diagnose() });
+    assert!(findings.iter().any(|finding| finding.what.contains("nft flush ruleset")), "{findings:?}");
+    // As it says: with no agent running the port is open.
+    net.vm.must("nft", &["flush", "ruleset"]);
+    assert_eq!(net.mallory.reach(net.vm.tcp(22)), Reach::Open);
+}
+
+#[test]
 fn doctor_finds_rules_that_keep_connections_from_being_tracked() {
     let net = a_net();
     Layer::new().ensure(&net.vm, &closed()).unwrap();

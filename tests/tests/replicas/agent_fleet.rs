@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use postern_agent::checkpoint::CheckpointKeeper;
+use postern_agent::checkpoint::{self, CheckpointHandle, CheckpointKeeper};
 use postern_agent::config::{AgentConfig, LogFormat};
 use postern_agent::enroll::enroll;
 use postern_agent::host_reconciler::{self, HostReconciler, ReconcilerHandle};
@@ -132,16 +132,18 @@ impl Link {
     /// Keeps a session, as the agent's own link does.
     async fn keep(self) {
         let (reporter, mut reports) = reports::channel();
-        let mut checkpoints = CheckpointKeeper::in_dir(&self.state_dir, reporter);
-        checkpoints.trust(Arc::clone(&self.credentials));
+        let keeper = CheckpointKeeper::in_dir(&self.state_dir, reporter);
+        let (checkpoints, commands) = checkpoint::channel();
+        thread::spawn(move || checkpoint::serve(keeper, commands));
+        checkpoints.trust(Arc::clone(&self.credentials), false).await;
         let mut backoff = backoff();
         loop {
             let start = monotonic();
-            let was_served = match self.open(checkpoints.line()).await {
+            let was_served = match self.open(&checkpoints).await {
                 Ok(mut session) => {
                     self.record.session_began(&self.target, start.elapsed());
                     reports.begin_session();
-                    let end = session.run(&self.reconciler, &mut reports, &mut checkpoints).await;
+                    let end = session.run(&self.reconciler, &mut reports, &checkpoints).await;
                     self.record.session_ended(&self.target, &end.to_string());
                     session.got_desired_state()
                 }
@@ -157,15 +159,15 @@ impl Link {
         }
     }
 
-    async fn open(&self, checkpoint: String) -> Result<BrokerSession, String> {
+    async fn open(&self, checkpoints: &CheckpointHandle) -> Result<BrokerSession, String> {
         let tls = client_config(&self.credentials).unwrap();
         let channel = channel(&self.broker, tls).unwrap();
         BrokerSession::open(
             channel,
-            &self.reconciler,
+            self.reconciler.begin_session(self.credentials.key_hash().ok()).await,
             StateLimits::default(),
             BrokerTrust::default(),
-            checkpoint,
+            checkpoints.line(Arc::clone(&self.credentials), false).await,
             Arc::new(StatusFile::default()),
         )
         .await

@@ -179,7 +179,7 @@ fn i6_an_agent_that_is_gone_for_good_is_forgotten_and_nothing_waits_for_it() {
     // It was not gone: it closes what it holds, and may not come back.
     world.agent.run();
     wait_until("the agent to be refused", STEP_TIMEOUT, || world.agent.log().contains("is not enrolled"));
-    assert!(world.agent.log().contains("closing every window"), "{}", world.agent.log());
+    assert!(world.agent.log().contains("protection.alone"), "{}", world.agent.log());
     world.enroll_agent();
     world.admin.wait_in_sync(VM);
 }
