@@ -377,6 +377,7 @@ impl Parts {
             seen: Arc::clone(&self.policies_seen),
             sessions: Arc::clone(&self.sessions),
             cluster: Arc::clone(&self.cluster),
+            cloud: Arc::clone(&self.cloud),
             wakeups: Arc::clone(&self.wakeups),
             clock: self.clock,
         }
