@@ -361,6 +361,7 @@ impl Parts {
         CheckpointKeeper {
             store: self.store.clone(),
             authority: Arc::clone(&app.authority),
+            revocations: Arc::clone(&self.revocations),
             checkpoints: Arc::clone(&self.checkpoints),
             file: MemoryFile::of(&config.data_dir),
             records: config.audit.checkpoint_records,
