@@ -3,6 +3,7 @@
 //! The store leaves such a record out, or refuses the read ([`postern_store::Forgeries`]). Each round here counts the reads that met
 //! one, and logs and audits each forged record once; the status of this broker shows them until it ends.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use postern_store::{Store, StoreError, Transaction};
 
 use crate::clock::{Clock, boottime};
 use crate::cluster::Cluster;
+use crate::layers::cloud::CloudLayer;
 use crate::layers::host::sessions::AgentSessions;
 use crate::policies_seen::PoliciesSeen;
 use crate::signals::Wakeups;
@@ -39,6 +41,8 @@ pub struct ForgeryReporter {
     pub sessions: Arc<AgentSessions>,
     /// The targets on which this broker works.
     pub cluster: Arc<Cluster>,
+    /// The cloud layer.
+    pub cloud: Arc<CloudLayer>,
     /// Wakes the reconciler.
     pub wakeups: Arc<Wakeups>,
     /// The broker's clock.
@@ -51,15 +55,15 @@ impl ForgeryReporter {
     /// # Errors
     /// Never: what could not be recorded is tried again.
     pub async fn keep_reporting(self, reporter: RoundReporter) -> anyhow::Result<()> {
-        let mut rounds = 0_u32;
+        let (mut rounds, mut logged) = (0_u32, BTreeSet::new());
         loop {
-            let reported = report(&self.store, self.clock).await.map_err(|error| error_chain(&error));
+            let reported =
+                report(&self.store, self.clock, &mut logged).await.map_err(|error| error_chain(&error));
             let seen = self.seen.look(&self.store).await.map_err(|error| format!("{error:#}"));
             rounds = (rounds + 1) % ROUNDS_BETWEEN_CHECKS;
             if rounds == 1 && check_policies(&self.store).await {
                 // The targets of a forged policy are not known.
-                self.wakeups.wake_all(self.sessions.targets());
-                self.wakeups.wake_all(self.cluster.leases.targets());
+                self.cluster.wake_own_targets(&self.wakeups, &self.sessions, &self.cloud);
             }
             reporter.report(boottime(), reported.and(seen));
             tokio::time::sleep(REPORT_INTERVAL).await;
@@ -96,16 +100,26 @@ async fn check_policies(store: &Store) -> bool {
     has_changed
 }
 
-/// Counts, logs and audits what the store has met since the last round.
+/// Counts, logs and audits what the store has met since the last round. `logged` has those that are in the log and wait for their audit
+/// record: a store that is full hides no forgery from the operator, and fills no log with it.
 ///
 /// # Errors
 /// The audit log cannot be written; the next round tries again.
-async fn report(store: &Store, clock: Clock) -> Result<(), StoreError> {
+async fn report(store: &Store, clock: Clock, logged: &mut BTreeSet<String>) -> Result<(), StoreError> {
     let mut met = store.forgeries().take();
     telemetry::forged_records_met(met.reads);
     store.forgeries().give_back(met.names.split_off(met.names.len().min(MAX_REPORTED)));
     if met.names.is_empty() {
         return Ok(());
+    }
+    for what in &met.names {
+        if logged.insert(what.clone()) {
+            tracing::error!(
+                event = "store.forged",
+                record = what,
+                "the store has a record that no broker with this ca/records.key wrote; it counts for nothing"
+            );
+        }
     }
     let event =
         |what: &String| AuditEvent::denied(clock.now(), "broker", "store.forged").with("record", what);
@@ -114,12 +128,8 @@ async fn report(store: &Store, clock: Clock) -> Result<(), StoreError> {
         store.forgeries().give_back(met.names);
         return Err(error);
     }
-    for what in met.names {
-        tracing::error!(
-            event = "store.forged",
-            record = what,
-            "the store has a record that no broker with this ca/records.key wrote; it counts for nothing"
-        );
+    for what in &met.names {
+        logged.remove(what);
     }
     Ok(())
 }
@@ -152,11 +162,14 @@ mod tests {
         assert!(matches!(store.grant(grant.id).await, Err(StoreError::Forged { .. })));
         assert!(store.open_grants().await.unwrap().is_empty());
         store.fail_next([Fault::Before]);
-        report(&store, clock).await.unwrap_err();
+        let mut waiting = BTreeSet::new();
+        report(&store, clock, &mut waiting).await.unwrap_err();
+        assert_eq!(logged.text().matches("store.forged").count(), 1, "also while the store takes no record");
         for _ in 0..3 {
             assert!(store.open_grants().await.unwrap().is_empty());
-            report(&store, clock).await.unwrap();
+            report(&store, clock, &mut waiting).await.unwrap();
         }
+        assert_eq!(waiting, BTreeSet::new());
         let lines = store.audit_lines(seq, 10).await.unwrap();
         assert_eq!(lines.len(), 1, "{lines:?}");
         assert!(lines[0].1.contains("store.forged") && lines[0].1.contains(&grant.id.to_string()));

@@ -361,6 +361,7 @@ impl Parts {
         CheckpointKeeper {
             store: self.store.clone(),
             authority: Arc::clone(&app.authority),
+            revocations: Arc::clone(&self.revocations),
             checkpoints: Arc::clone(&self.checkpoints),
             file: MemoryFile::of(&config.data_dir),
             records: config.audit.checkpoint_records,
@@ -377,6 +378,7 @@ impl Parts {
             seen: Arc::clone(&self.policies_seen),
             sessions: Arc::clone(&self.sessions),
             cluster: Arc::clone(&self.cluster),
+            cloud: Arc::clone(&self.cloud),
             wakeups: Arc::clone(&self.wakeups),
             clock: self.clock,
         }

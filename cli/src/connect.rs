@@ -34,6 +34,7 @@ use tonic::{ConnectError, Response, Status};
 use crate::args::ConnectionArgs;
 use crate::error::Failure;
 use crate::output;
+use crate::remembered;
 use crate::settings::{Settings, default_file};
 
 /// The time within which a call must be answered. No call of this command asks the broker to wait.
@@ -181,6 +182,12 @@ impl BrokerClient {
                 "the broker's authority replaces its root, and the command cannot write the roots into {file} ({}); make it writable and \
                  run a command again, or copy roots.pem from another identity, before the old root is gone",
                 error_chain(&error)
+            ));
+        }
+        if let Err(error) = remembered::learn_roots(self.roots(), &roots) {
+            output::warn(&format!(
+                "the broker's authority replaces its root, and the command cannot write that beside the checkpoints that it remembers \
+                 ({error}); run `postern audit verify` before the old root is gone"
             ));
         }
     }

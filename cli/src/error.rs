@@ -200,6 +200,18 @@ pub(crate) enum Failure {
         /// The problem.
         problem: String,
     },
+    /// The checkpoints that this command remembers cannot be read.
+    #[error(
+        "cannot read the checkpoints of the audit log that this command remembers in {file}; restore the file, or move it away: the next \
+         verification then compares the log with none of them"
+    )]
+    Memory {
+        /// The file.
+        file: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
     /// A local file cannot be read.
     #[error("cannot read {file}")]
     File {
@@ -240,6 +252,7 @@ impl Failure {
             | Self::HeadMissing { .. }
             | Self::Unread { .. }
             | Self::File { .. }
+            | Self::Memory { .. }
             | Self::Output(_) => Exit::Other,
         }
     }

@@ -200,6 +200,11 @@ impl AuditRecord {
         Head { seq: self.seq, hash: self.hash }
     }
 
+    /// Returns the head that this record follows.
+    pub fn before(&self) -> Head {
+        Head { seq: self.seq.saturating_sub(1), hash: self.prev }
+    }
+
     /// Formats the record as its one line, without the line end.
     pub fn to_line(&self) -> String {
         json(self)
@@ -281,8 +286,7 @@ impl Verifier {
 /// are not looked at.
 pub fn head_of_line(line: &str) -> Option<Head> {
     let record: AuditRecord = serde_json::from_str(line).ok()?;
-    let before = Head { seq: record.seq.checked_sub(1)?, hash: record.prev };
-    Verifier::after(before).line(line).ok().map(|record| record.head())
+    Verifier::after(record.before()).line(line).ok().map(|record| record.head())
 }
 
 /// Verifies a whole log of lines.

@@ -6,7 +6,11 @@
 //! **The rule.** The authority's intermediate signs the text of the checkpoint (ECDSA with P-256 and SHA-256), and its
 //! certificate travels with the signature. So a reader needs the root alone, as for every other certificate. An intermediate
 //! is replaced each year: a checkpoint is good if its own time lies within the life of the certificate, whatever the time is
-//! now. The certificate must be one of a certificate authority, so that no agent and no person can sign one.
+//! now. The certificate must be one of a certificate authority, so that no agent and no person can sign one, and its mark must allow
+//! it to sign for agents and brokers ([`crate::purpose`]), so that the holder of the key for people can sign none either.
+//!
+//! A checkpoint by a revoked intermediate proves nothing, whenever it says that it was made: a thief writes any time into it. Only a broker
+//! knows which intermediates are revoked ([`CheckpointTrust::revoked`]).
 //!
 //! **The form.** A checkpoint is one line of JSON: the fields of [`Checkpoint`], then `signature` (ASN.1, in base64) and
 //! `certificate` (DER, in base64). `docs/operations.md` shows how to verify one with openssl.
@@ -15,10 +19,12 @@
 
 mod log;
 
+use std::collections::HashSet;
 use std::fmt;
 
 use data_encoding::BASE64;
 use jiff::Timestamp;
+use postern_core::KeyHash;
 use postern_core::checkpoint::Checkpoint;
 use ring::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 use serde::{Deserialize, Serialize};
@@ -27,6 +33,7 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 pub use self::log::{Coverage, LogVerifier};
 use crate::authority::{CaCertificate, is_signed_by};
 use crate::life::Life;
+use crate::purpose::{self, Purpose};
 use crate::{PkiError, identity};
 
 /// The longest line of a signed checkpoint that is read, in bytes.
@@ -63,6 +70,15 @@ pub enum CheckpointError {
     /// The certificate is not that of an authority's intermediate under a trusted root.
     #[error("no trusted root has signed the certificate in it as that of an authority")]
     Untrusted,
+    /// The certificate is that of an intermediate for people.
+    #[error("the intermediate that signed it is not for {}, and only such a one signs checkpoints", Purpose::Agents.parties())]
+    OtherPurpose,
+    /// The intermediate that signed it is revoked.
+    #[error("the intermediate {key} that signed it is revoked")]
+    Revoked {
+        /// The hash of the intermediate's public key.
+        key: KeyHash,
+    },
     /// The checkpoint was made outside the life of the certificate.
     #[error("it was made at {at}, when the certificate in it was not valid ({valid})")]
     NotValid {
@@ -82,6 +98,38 @@ pub enum CheckpointError {
     /// The signature is not that of the certificate's key over this checkpoint.
     #[error("its signature does not match")]
     BadSignature,
+}
+
+/// The intermediates that a reader trusts to sign checkpoints.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CheckpointTrust {
+    /// The roots that vouch for intermediates, DER.
+    pub roots: Vec<Vec<u8>>,
+    /// The intermediates that are revoked, by the hashes of their public keys. Only a broker knows them.
+    pub revoked: HashSet<KeyHash>,
+}
+
+impl CheckpointTrust {
+    /// Verifies a checkpoint as [`SignedCheckpoint::verify`] does, and that its signer is not revoked.
+    ///
+    /// # Errors
+    /// The checkpoint is not good.
+    pub fn verify(
+        &self,
+        signed: &SignedCheckpoint,
+        trust_domain: Option<&str>,
+    ) -> Result<(), CheckpointError> {
+        signed.verify(&self.roots, trust_domain)?;
+        let key = identity::key_hash(&signed.certificate).map_err(|_| CheckpointError::Untrusted)?;
+        if self.revoked.contains(&key) { Err(CheckpointError::Revoked { key }) } else { Ok(()) }
+    }
+}
+
+impl From<Vec<Vec<u8>>> for CheckpointTrust {
+    /// Trusts every intermediate for agents under these roots (DER).
+    fn from(roots: Vec<Vec<u8>>) -> Self {
+        Self { roots, revoked: HashSet::new() }
+    }
 }
 
 impl SignedCheckpoint {
@@ -119,6 +167,10 @@ impl SignedCheckpoint {
         if !parsed.is_ca() || !signs_certificates || !roots.iter().any(|root| is_signed_by(certificate, root))
         {
             return Err(CheckpointError::Untrusted);
+        }
+        let marks = purpose::marks(certificate).map_err(|_| CheckpointError::Untrusted)?;
+        if !purpose::may_sign(&marks, Purpose::Agents) {
+            return Err(CheckpointError::OtherPurpose);
         }
         let life = self.life().ok_or(CheckpointError::Untrusted)?;
         if !life.holds(checkpoint.at) {

@@ -19,7 +19,7 @@ pub mod tls;
 mod vouching;
 
 pub use authority::{Authority, Issued};
-pub use checkpoint::{CheckpointError, LogVerifier, SignedCheckpoint};
+pub use checkpoint::{CheckpointError, CheckpointTrust, LogVerifier, SignedCheckpoint};
 pub use credentials::{Credentials, KeyPair};
 pub use error::PkiError;
 pub use facts::CertificateFacts;

@@ -427,7 +427,7 @@ pub async fn record_tampering(app: &App, target: &TargetId, report: TamperingRep
         .with("process", report.process)
         .with("pid", report.pid)
         .with("exposed_for_ms", report.exposed_for.as_millis());
-    app.record_tampering(target, event).await?;
+    app.record_report(target, event).await?;
     Ok(())
 }
 

@@ -64,8 +64,8 @@ impl Tail {
 /// # Errors
 /// The store failed.
 pub async fn verify(app: &App, full: bool) -> Result<Verification, Error> {
-    let audited =
-        AuditedStore { store: &app.store, checkpoints: &app.checkpoints, roots: app.authority.roots() };
+    let trust = app.revocations.checkpoint_trust(app.authority.roots());
+    let audited = AuditedStore { store: &app.store, checkpoints: &app.checkpoints, trust };
     Ok(app.verifications.verify(&audited, full).await?)
 }
 

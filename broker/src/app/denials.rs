@@ -1,10 +1,10 @@
 //! The records of refusals and of tampering in the audit log, and the summaries of those that are omitted (I9, I10).
 //!
 //! **The problem.** Each refusal is a record, and a record costs a synced commit. A caller that is refused thousands of times
-//! each second would fill the disk, and slow every other commit down. So would an agent that reports tampering without end.
+//! each second would fill the disk, and slow every other commit down. So would an agent that reports tampering, or a contradiction between checkpoints, without end.
 //!
 //! **The words.** Each caller has a bucket of tokens, and all callers together have one more. A refusal that finds a token in
-//! both is *recorded* as it is. Any other is *omitted*: counted for its caller. An agent's reports of tampering take the same tokens
+//! both is *recorded* as it is. Any other is *omitted*: counted for its caller. An agent's reports take the same tokens
 //! as its refusals, and are counted apart.
 //!
 //! **The rule.** A caller is refused whether its refusal is recorded or omitted. A *summary* (`denials.omitted`) is one record
@@ -53,11 +53,12 @@ impl App {
         self.record_or_count(caller.into(), event).await
     }
 
-    /// Records an agent's report of tampering in the audit log, or counts it. Reports whether it was recorded.
+    /// Records an agent's report of tampering, or of checkpoints that contradict each other, in the audit log, or counts it. Returns whether
+    /// it was recorded.
     ///
     /// # Errors
     /// As [`Self::record_denial`].
-    pub async fn record_tampering(&self, agent_of: &TargetId, event: AuditEvent) -> Result<bool, StoreError> {
+    pub async fn record_report(&self, agent_of: &TargetId, event: AuditEvent) -> Result<bool, StoreError> {
         self.record_or_count(agent_of.into(), event).await
     }
 
@@ -105,8 +106,10 @@ fn summaries(caller: Option<&Owner>, omitted: &Omitted, now: Timestamp) -> Vec<A
     let seconds = now.duration_since(omitted.since).as_secs();
     let refusals = AuditEvent::denied(now, &omitted.actor, "denials.omitted");
     let reports = AuditEvent::done(now, &omitted.actor, "tampering.omitted");
-    let counts =
-        [(refusals, omitted.refusals, "refusals"), (reports, omitted.reports, "reports of tampering")];
+    let counts = [
+        (refusals, omitted.refusals, "refusals"),
+        (reports, omitted.reports, "reports of tampering or of checkpoints"),
+    ];
     let counts = counts.into_iter().filter(|(_, count, _)| *count > 0);
     let summary = |(event, count, what): (AuditEvent, u64, &str)| {
         let event = event

@@ -6,7 +6,6 @@ use postern_core::target::TargetSelector;
 use postern_core::{Layers, Name, Policy, Principal, Role};
 use postern_store::{Durable, Expect, StoreError, Transaction, Version, Versioned};
 
-use super::known_targets::known_targets;
 use super::{App, Caller, Error};
 
 /// Keeps a policy, and returns its version. A policy that is kept already stays as it is, so that a file that is applied every
@@ -44,7 +43,7 @@ pub async fn put(
     app.store.commit(Transaction::default().put_policy(policy, expect).audit(event)).await?;
     // The broker has logged a failure, and looks again soon.
     app.policies_seen.look(&app.store).await.ok();
-    wake(app).await?;
+    wake(app);
     let kept = app.store.durable_policy(&name).await?.transpose().ok_or_else(|| not_found(&name))?;
     Ok(kept.map(|kept| kept.version))
 }
@@ -149,7 +148,7 @@ pub async fn delete(app: &App, caller: &Caller, name: &Name) -> Result<Durable<(
     let deleted = Durable::commit(&app.store, change, ()).await?;
     // The broker has logged a failure, and looks again soon.
     app.policies_seen.look(&app.store).await.ok();
-    wake(app).await?;
+    wake(app);
     Ok(deleted)
 }
 
@@ -157,13 +156,10 @@ fn not_found(name: &Name) -> Error {
     Error::NotFound { what: format!("the policy {name}") }
 }
 
-/// Wakes every known target of this broker: each agent gets the new generation of the policies, and of a forged policy the targets are
-/// not known. The other brokers wake their own targets when they follow the change.
-async fn wake(app: &App) -> Result<(), Error> {
-    let known = known_targets(app).await?;
-    app.wakeups.wake_all(known.into_iter().filter(|target| app.cluster.leases.holds(target)));
-    app.wakeups.wake_all(app.sessions.targets());
-    Ok(())
+/// Wakes every target of this broker: each agent gets the new generation of the policies, and of a forged policy the targets are not known.
+/// The other brokers wake their own targets when they follow the change. The change is made by then, so this must not fail.
+fn wake(app: &App) {
+    app.cluster.wake_own_targets(&app.wakeups, &app.sessions, &app.cloud);
 }
 
 /// Reports whether one of the policies asks for the host layer of its targets.

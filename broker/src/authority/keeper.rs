@@ -150,7 +150,7 @@ impl Keeper {
         self.mend_copy();
         self.serve(state, now);
         self.say(state, now);
-        let reported = self.roll_report.write(&self.authority, &self.store, now).await;
+        let reported = self.roll_report.write(&self.authority, &self.store, &self.revocations, now).await;
         self.record(state).await.and(reported.map_err(|error| format!("{error:#}")))
     }
 

@@ -68,6 +68,7 @@ impl RollReport {
         &self,
         authority: &Authority,
         store: &Store,
+        revocations: &Revocations,
         now: Timestamp,
     ) -> anyhow::Result<()> {
         let Some(next) = authority.next_root() else {
@@ -85,15 +86,13 @@ impl RollReport {
         }
         if switched {
             let people_at = authority.people().map_or(now, |people| people.made_at());
-            let revoked = Revocations::default();
-            revoked.read(store).await.context("cannot read the revocations")?;
             for principal in store.issued_principals().await.context("cannot read the principals")? {
                 let IssuedPrincipal { principal, certificates, .. } = principal.record;
                 let is_in_use = |certificate: &IssuedCertificate| {
                     let (at, serial) = (certificate.issued_at, Some(certificate.serial.clone()));
                     certificate.issued_at < people_at
                         && certificate.not_after > now
-                        && !revoked.cover(&principal, &Issuance { at, serial })
+                        && !revocations.cover(&principal, &Issuance { at, serial })
                 };
                 if certificates.values().any(is_in_use) && report.people.len() < MAX_NAMED {
                     report.people.push(principal.to_string());

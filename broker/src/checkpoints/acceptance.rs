@@ -4,6 +4,7 @@
 //! begin at the accepted record from then on, and the acceptance is refused if what follows it does not hold.
 
 use anyhow::Context as _;
+use jiff::{SignedDuration, Timestamp};
 use postern_core::audit::{AuditEvent, AuditRecord, Broken, Head};
 use postern_core::checkpoint::Checkpoint;
 use postern_pki::{LogVerifier, SignedCheckpoint};
@@ -20,15 +21,21 @@ const ACCEPTANCE_SEARCH: u64 = 1000;
 const MAX_BREAKS: usize = 16;
 
 impl CheckpointKeeper {
-    /// Looks at the end of the log for a checkpoint by which another broker's operator accepted the log.
+    /// Looks at the end of the log for a checkpoint by which another broker's operator accepted the log. A log that has not moved since
+    /// the last search is not read again.
     pub(super) async fn find_acceptance(&self, state: &mut KeeperState) -> anyhow::Result<()> {
         let before = state.trusted().and_then(|trusted| trusted.checkpoint.accepted);
-        let first = beginning(&self.store).await?;
         let head = self.store.audit_head().await?;
+        if state.searched == Some(head) {
+            return Ok(());
+        }
+        self.learn_signers(state);
+        let first = beginning(&self.store).await?;
         let from = head.seq.saturating_sub(ACCEPTANCE_SEARCH).max(first.seq);
         let from = head_before(&self.store, from).await?.unwrap_or(first);
-        let Some(found) = self.newest_after(from).await?.filter(|found| found.checkpoint.accepted > before)
-        else {
+        let found = self.newest_after(state, from).await?;
+        let Some(found) = found.filter(|found| found.checkpoint.accepted > before) else {
+            state.searched = Some(head);
             return Ok(());
         };
         tracing::warn!(
@@ -46,7 +53,7 @@ impl CheckpointKeeper {
         let refusal = match state.alarm() {
             None => Some("there is no alarm about the audit log".to_owned()),
             Some(_) if acceptance.seq == 0 => Some("a record has a number from 1 on".to_owned()),
-            Some(_) => self.refusal(acceptance.head()).await?,
+            Some(_) => self.refusal(state, acceptance.head()).await?,
         };
         if let Some(reason) = refusal {
             tracing::error!(
@@ -62,8 +69,9 @@ impl CheckpointKeeper {
     }
 
     async fn accept(&self, state: &mut KeeperState, acceptance: &Acceptance) -> anyhow::Result<()> {
-        let now = wall();
-        let accepted = self.sign(acceptance.head(), Some(now))?;
+        self.learn_signers(state);
+        let at = acceptance_time(wall(), state.accepted());
+        let accepted = self.sign(state, acceptance.head(), Some(at))?;
         let mut event = AuditEvent::done(self.clock.now(), "broker", "audit.head_accepted")
             .with("seq", acceptance.seq)
             .with("hash", acceptance.hash)
@@ -88,10 +96,14 @@ impl CheckpointKeeper {
 
     /// Returns the newest checkpoint in the log after a head. The acceptance takes the place of those before it, so a line that does
     /// not follow from the one before is passed over.
-    async fn newest_after(&self, from: Head) -> anyhow::Result<Option<SignedCheckpoint>> {
+    async fn newest_after(
+        &self,
+        state: &KeeperState,
+        from: Head,
+    ) -> anyhow::Result<Option<SignedCheckpoint>> {
         let (mut from, mut newest) = (from, None::<SignedCheckpoint>);
         for _ in 0..MAX_BREAKS {
-            let mut verifier = LogVerifier::from_head(from, self.authority.roots());
+            let mut verifier = LogVerifier::from_head(from, state.trust.clone());
             let read = read_on(&self.store, &mut verifier).await?;
             let accepted = |found: &SignedCheckpoint| found.checkpoint.accepted;
             let found = verifier.coverage().newest.clone();
@@ -109,13 +121,13 @@ impl CheckpointKeeper {
     }
 
     /// Returns the reason for which a head cannot be accepted, if there is one.
-    async fn refusal(&self, head: Head) -> anyhow::Result<Option<String>> {
+    async fn refusal(&self, state: &KeeperState, head: Head) -> anyhow::Result<Option<String>> {
         match self.compare(head).await? {
             Compared::Contradicts(_, reason) => return Ok(Some(reason)),
             Compared::Sealed(_) => return Ok(Some(format!("record {} has left the store", head.seq))),
             Compared::Agrees => {}
         }
-        let mut verifier = LogVerifier::from_head(head, self.authority.roots());
+        let mut verifier = LogVerifier::from_head(head, state.trust.clone());
         // Checkpoints may contradict it: that is what the operator accepts. The records after it must follow.
         let read = read_on(&self.store, &mut verifier).await?;
         let is_broken = |broken: &Broken| broken.line > verifier.head().seq;
@@ -125,9 +137,16 @@ impl CheckpointKeeper {
     }
 }
 
+/// Returns the time of an acceptance: later than that of every one before, in the whole seconds of a checkpoint, also if the clock is
+/// behind the one that set it. Otherwise the brokers, the agents and the commands of operators would keep what they had.
+fn acceptance_time(now: Timestamp, before: Option<Timestamp>) -> Timestamp {
+    let next = before.and_then(|before| before.checked_add(SignedDuration::from_secs(1)).ok());
+    next.map_or(now, |next| next.max(now))
+}
+
 /// Returns the head that ends with record `seq`, as the record after it names it; none if there is no such record.
 async fn head_before(store: &Store, seq: u64) -> Result<Option<Head>, StoreError> {
     let lines = store.audit_lines(seq, 1).await?;
     let next = lines.first().and_then(|(_, line)| serde_json::from_str::<AuditRecord>(line).ok());
-    Ok(next.map(|next| Head { seq: next.seq.saturating_sub(1), hash: next.prev }))
+    Ok(next.map(|next| next.before()))
 }

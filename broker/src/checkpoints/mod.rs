@@ -25,10 +25,15 @@
 //! commit, so that no honest failover contradicts it. While there is an alarm, this broker
 //! signs none. Neither stops anything else: grants, revocations and closes go on.
 //!
-//! **Records that left the store.** Retention removes no record after the trusted checkpoint's, and none during an alarm. So the
-//! trusted checkpoint, or a later one in the log, always vouches for what is left. A log that begins after the trusted
+//! **Records that left the store.** Retention removes no record after that of the newest checkpoint whose own record the log has, and
+//! none during an alarm. So a checkpoint in the log always vouches for what is left. A log that begins after the trusted
 //! checkpoint's record is believed only if a signed checkpoint of a record that follows from its base says so.
-//! An agent's checkpoint of a record that left the store is compared with nothing.
+//! An agent's checkpoint of a record that left the store is compared with nothing, and neither is one of another log.
+//! Records that another broker seals between two reads look like a broken log: the keeper and each verification then read again from the new
+//! beginning.
+//!
+//! **Signers.** A checkpoint by a revoked intermediate proves nothing, in the log or from an agent. This broker signs another in the place
+//! of a trusted one whose signer was revoked, and signs none with a revoked intermediate: the rounds fail until an operator has renewed it.
 //!
 //! **On failure.** Without a file (a first start, or a lost `data_dir`) the broker verifies the whole log and trusts its present end;
 //! the agents then still know better, and report it. A file that cannot be read or written fails the rounds of the task, and so does
@@ -55,7 +60,7 @@ pub use keeper::{CheckpointKeeper, LOOK_INTERVAL};
 pub(crate) use keeper::{beginning, read_on};
 pub use memory::{Acceptance, Memory, MemoryFile};
 
-/// The most checkpoints of agents that wait to be compared.
+/// The most checkpoints of agents that wait to be compared; the latest stay.
 const MAX_OFFERED: usize = 64;
 
 /// The checkpoints as other parts of this broker see them.
@@ -110,11 +115,28 @@ impl Checkpoints {
 
     /// Has the log compared with a checkpoint that an agent has kept. The caller has verified its signature.
     pub fn offer(&self, kept: SignedCheckpoint) {
-        let offered = &mut self.shown().offered;
-        if offered.len() < MAX_OFFERED && !offered.contains(&kept) {
-            offered.push(kept);
-            self.due.notify_one();
+        let mut shown = self.shown();
+        let offered = &mut shown.offered;
+        // Two brokers may have signed the same head.
+        let same = |other: &SignedCheckpoint| {
+            let (one, other) = (&kept.checkpoint, &other.checkpoint);
+            (&one.log, one.head(), one.accepted) == (&other.log, other.head(), other.accepted)
+        };
+        if offered.iter().any(same) {
+            return;
         }
+        if offered.len() >= MAX_OFFERED {
+            let age = |offered: &SignedCheckpoint| (offered.checkpoint.accepted, offered.checkpoint.seq);
+            // A later one covers every record that an earlier one does.
+            let earliest = (0..offered.len()).min_by_key(|place| age(&offered[*place])).unwrap_or_default();
+            if age(&kept) <= age(&offered[earliest]) {
+                return;
+            }
+            offered.swap_remove(earliest);
+        }
+        offered.push(kept);
+        drop(shown);
+        self.due.notify_one();
     }
 
     /// Returns the checkpoint by which an operator last accepted the log: a verification begins at its record.
@@ -124,21 +146,25 @@ impl Checkpoints {
 
     /// Raises the alarm for a log that a verification found broken. `accepted` is the acceptance under which it did.
     pub fn report_broken(&self, accepted: Option<Timestamp>, broken: Broken) {
-        self.shown().broken = Some((accepted, broken));
+        let mut shown = self.shown();
+        shown.broken = Some((accepted, broken));
+        // Until the keeper has decided.
+        shown.sealable = 0;
+        drop(shown);
         self.due.notify_one();
     }
 
-    /// Returns the number of the last record that may leave the store: the trusted checkpoint's, so that it or a later one vouches
-    /// for what is left; 0 before the first, and while there is an alarm.
+    /// Returns the number of the last record that may leave the store: that of the newest checkpoint whose own record the log has, so
+    /// that it or a later one vouches for what is left, to every broker; 0 before the first, and while there is an alarm.
     pub fn sealable(&self) -> u64 {
         self.shown().sealable
     }
 
-    /// Makes checkpoints that let every record leave the store.
+    /// Makes checkpoints that let the records up to this number leave the store.
     #[cfg(test)]
-    pub(crate) fn letting_all_leave() -> Arc<Self> {
+    pub(crate) fn letting_leave(upto: u64) -> Arc<Self> {
         let checkpoints = Self::default();
-        checkpoints.shown().sealable = u64::MAX;
+        checkpoints.shown().sealable = upto;
         Arc::new(checkpoints)
     }
 
@@ -148,17 +174,26 @@ impl Checkpoints {
         (under == accepted).then_some(broken)
     }
 
-    fn take_offered(&self) -> Vec<SignedCheckpoint> {
-        std::mem::take(&mut self.shown().offered)
+    /// Returns the checkpoints of agents that wait to be compared.
+    fn offered(&self) -> Vec<SignedCheckpoint> {
+        self.shown().offered.clone()
     }
 
-    fn show(&self, memory: &Memory, head: Option<Head>) {
+    /// Forgets a checkpoint of an agent that was compared.
+    fn forget_offered(&self, kept: &SignedCheckpoint) {
+        self.shown().offered.retain(|offered| offered != kept);
+    }
+
+    /// Shows the memory. `carried` is the number of the record that the newest checkpoint in the log names.
+    fn show(&self, memory: &Memory, head: Option<Head>, carried: u64) {
         let mut shown = self.shown();
         shown.alarm.clone_from(&memory.alarm);
         shown.head = head;
         shown.accepted.clone_from(&memory.accepted);
         let trusted = memory.trusted.as_ref().filter(|_| memory.alarm.is_none());
-        shown.sealable = trusted.map_or(0, |trusted| trusted.checkpoint.seq);
+        let is_reported = shown.broken.is_some();
+        let sealable = trusted.map_or(0, |trusted| trusted.checkpoint.seq.min(carried));
+        shown.sealable = if is_reported { 0 } else { sealable };
         drop(shown);
         self.newest.send_if_modified(|newest| {
             let changed = newest.as_deref() != memory.trusted.as_ref();

@@ -1,10 +1,15 @@
 //! The keeper over a store in memory that an attacker writes: at the start, while the broker runs, and beside other brokers.
 
+mod between_reads;
+mod failures;
+mod signers;
+mod two_brokers;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use postern_core::audit::{AuditEvent, AuditRecord, Broken, Head};
+use postern_core::audit::{AuditEvent, AuditRecord, Broken, Hash, Head};
 use postern_core::checkpoint::{CHECKPOINT_ACTION, Checkpoint};
 use postern_pki::{Authority, SignedCheckpoint, TrustDomain};
 use postern_store::testing::memory::{Fault, Memory as Store};
@@ -61,6 +66,7 @@ impl World {
         CheckpointKeeper {
             store: self.store.store(),
             authority: Arc::clone(&self.authority),
+            revocations: Arc::default(),
             checkpoints: Arc::default(),
             file: MemoryFile::of(dir),
             records: 3,
@@ -269,7 +275,7 @@ async fn i9_an_operator_accepts_a_head_after_an_alarm_and_every_broker_learns_of
     other.round().await;
     assert_eq!((one.alarm(), other.alarm()), (Some(AlarmKind::WentBack), Some(AlarmKind::WentBack)));
     // A head that is not in the log is refused.
-    one.accept(Head { seq: 3, hash: postern_core::audit::Hash::ZERO }).await;
+    one.accept(Head { seq: 3, hash: Hash::ZERO }).await;
     assert!(one.alarm().is_some());
     let head = world.store.audit_head().await.unwrap();
     one.accept(head).await;
@@ -393,7 +399,7 @@ async fn i9_the_trusted_record_and_those_of_agents_may_leave_the_store_without_a
     }
     assert_eq!(broker.alarm(), None);
     // A head of that number with another hash is still noticed.
-    let forged = Head { seq: 5, hash: postern_core::audit::Hash::ZERO };
+    let forged = Head { seq: 5, hash: Hash::ZERO };
     broker.keeper.checkpoints.offer(world.sign(forged));
     broker.round().await;
     assert_eq!((broker.alarm(), broker.keeper.checkpoints.sealable()), (Some(AlarmKind::Rewritten), 0));
@@ -478,8 +484,8 @@ async fn i9_an_accepted_log_verifies_from_the_accepted_record_on_although_those_
     let mut broker = world.broker_in(dir);
     broker.round().await;
     let store = world.store.store();
-    let roots = world.authority.roots();
-    let audited = AuditedStore { store: &store, checkpoints: &broker.keeper.checkpoints, roots };
+    let trust = world.authority.roots().into();
+    let audited = AuditedStore { store: &store, checkpoints: &broker.keeper.checkpoints, trust };
     let verification = Verifications::default().verify(&audited, true).await.unwrap();
     assert_eq!((verification.broken, verification.accepted_record), (None, Some(accepted.seq)));
     assert_eq!(verification.read_from, accepted.seq + 1);

@@ -87,8 +87,7 @@ impl Follower {
 
     /// Wakes every target here: the events about leases are not in the audit log.
     fn catch_up_later(&self) {
-        self.wakeups.wake_all(self.cluster.leases.targets());
-        self.wakeups.wake_all(self.sessions.targets());
+        self.cluster.wake_own_targets(&self.wakeups, &self.sessions, &self.cloud);
     }
 
     async fn receive(&mut self, events: &mut dyn postern_store::coordination::Subscription, last: &mut u64) {

@@ -41,6 +41,10 @@ use peer_status::StatusExchange;
 use postern_store::Coordination;
 use postern_store::single_broker::SingleBroker;
 
+use crate::layers::cloud::CloudLayer;
+use crate::layers::host::sessions::AgentSessions;
+use crate::signals::Wakeups;
+
 /// The other brokers, as the rest of this broker sees them.
 pub struct Cluster {
     /// The leases that this broker holds.
@@ -57,6 +61,14 @@ impl Cluster {
         let leases = Arc::new(Leases::new(Arc::clone(&coordination)));
         let peer_status = StatusExchange::new(Arc::clone(&coordination));
         Arc::new(Self { leases, peer_status, coordination })
+    }
+
+    /// Wakes each target on which this broker works: those of its leases, those whose agents are connected here, and those whose cloud has
+    /// something of Postern's. For a change that may concern any of them; it reads nothing, so it cannot fail.
+    pub fn wake_own_targets(&self, wakeups: &Wakeups, sessions: &AgentSessions, cloud: &CloudLayer) {
+        wakeups.wake_all(self.leases.targets());
+        wakeups.wake_all(sessions.targets());
+        wakeups.wake_all(cloud.targets().into_iter().filter(|target| self.leases.holds(target)));
     }
 
     /// A broker with a store to itself.

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use jiff::Timestamp;
 use postern_core::{CertificateSerial, KeyHash, PrincipalKey};
+use postern_pki::CheckpointTrust;
 use postern_store::{Expect, Revocation, RevokedProof, Store, StoreError, Version, Versioned};
 use tokio::sync::{Notify, watch};
 
@@ -55,6 +56,11 @@ impl Revocations {
         known.wait_for(|known| known.cover_signers(signers)).await.ok();
     }
 
+    /// Returns the trust in checkpoints of the audit log under these roots (DER): by each intermediate that is not revoked.
+    pub fn checkpoint_trust(&self, roots: Vec<Vec<u8>>) -> CheckpointTrust {
+        CheckpointTrust { roots, revoked: self.known.borrow().intermediates.clone() }
+    }
+
     /// Learns revoked intermediates, by their keys.
     pub fn learn_intermediates(&self, keys: impl IntoIterator<Item = KeyHash>) {
         self.known.send_if_modified(|known| {
@@ -87,15 +93,16 @@ impl Revocations {
         });
     }
 
-    /// Learns every revocation in the store.
+    /// Learns every revocation in the store. Returns the revoked intermediates in the store, by their keys.
     ///
     /// # Errors
     /// The store failed; what is known stays.
-    pub async fn read(&self, store: &Store) -> Result<(), StoreError> {
+    pub async fn read(&self, store: &Store) -> Result<Vec<KeyHash>, StoreError> {
         self.learn(store.revocations().await?);
         let intermediates = store.revoked_intermediates().await?;
-        self.learn_intermediates(intermediates.into_iter().map(|revoked| revoked.record.key));
-        Ok(())
+        let keys: Vec<KeyHash> = intermediates.into_iter().map(|revoked| revoked.record.key).collect();
+        self.learn_intermediates(keys.iter().copied());
+        Ok(keys)
     }
 
     /// Asks for a read of the store: another broker has changed a principal.

@@ -155,8 +155,7 @@ impl Reconciler {
                 Err(error_chain(&error))
             }
         };
-        self.wakeups.wake_all(self.sessions.targets());
-        self.wakeups.wake_all(self.cluster.leases.targets());
+        self.cluster.wake_own_targets(&self.wakeups, &self.sessions, &self.cloud);
         read
     }
 

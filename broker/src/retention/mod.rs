@@ -90,7 +90,7 @@ impl RetentionKeeper {
     }
 
     /// Removes whatever is due, unless another broker does so now.
-    async fn round(&self, now: Timestamp) -> anyhow::Result<()> {
+    pub(crate) async fn round(&self, now: Timestamp) -> anyhow::Result<()> {
         let leases = &self.cluster.leases;
         // Each broker does this for the targets on which it works.
         targets::forget(&self.store, leases, &self.cloud, self.settings.cutoff(now)).await?;
@@ -108,7 +108,7 @@ impl RetentionKeeper {
         let records = records::remove(&self.store, self.settings.cutoff(now), now).await;
         // A segment that cannot be written keeps no record that is over, nor the other way round.
         let sealed = match &self.settings.audit {
-            Some(rule) => segments::seal(&self.store, rule, now, self.checkpoints.sealable()).await,
+            Some(rule) => segments::seal(&self.store, rule, now, &self.checkpoints).await,
             None => Ok(()),
         };
         records?;

@@ -23,6 +23,7 @@ use postern_runtime::files;
 use postern_store::{AuditCut, Store, StoreError, Transaction};
 
 use super::settings::{PAUSE, Segments, cutoff};
+use crate::checkpoints::Checkpoints;
 
 /// The most records in a segment.
 const SEGMENT: usize = 4096;
@@ -41,14 +42,21 @@ struct Segment {
     text: String,
 }
 
-/// Seals the records up to number `upto` that are old enough, segment by segment.
+/// Seals the records that are old enough and that the checkpoints let leave, segment by segment. An alarm that is raised meanwhile ends
+/// it: the records that show what happened stay.
 ///
 /// # Errors
 /// The store failed, the log is broken, or a segment cannot be written: the records from there on stay in the store.
-pub(super) async fn seal(store: &Store, rule: &Segments, now: Timestamp, upto: u64) -> anyhow::Result<()> {
+pub(super) async fn seal(
+    store: &Store,
+    rule: &Segments,
+    now: Timestamp,
+    checkpoints: &Checkpoints,
+) -> anyhow::Result<()> {
     let before = cutoff(now, rule.after);
     loop {
         let base = store.audit_base().await?;
+        let upto = checkpoints.sealable();
         let begun = find(&rule.dir, base.seq + 1)?;
         if begun.as_ref().is_some_and(|(_, last)| *last > upto) {
             return Ok(());
@@ -75,7 +83,8 @@ pub(super) async fn seal(store: &Store, rule: &Segments, now: Timestamp, upto: u
             rule.check_dir()?;
             write(&rule.dir, &path, segment.text.as_bytes())?;
         }
-        if !cut(store, base, &segment, &path, now).await? {
+        // A file that is written stays: the next round goes on with it, if the log is the same then.
+        if segment.last.seq > checkpoints.sealable() || !cut(store, base, &segment, &path, now).await? {
             return Ok(());
         }
         tokio::time::sleep(PAUSE).await;

@@ -7,7 +7,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use postern_core::audit::{AuditEvent, AuditRecord, Head, Verifier};
+use postern_core::audit::{AuditEvent, AuditRecord, Broken, Head, Verifier};
 use postern_core::{CertificateSerial, CloseReason, Event, Grant, Principal, Role};
 use postern_store::coordination::Claim;
 use postern_store::embedded::Embedded;
@@ -48,7 +48,7 @@ async fn round_of(
         store: store.clone(),
         cluster: Arc::clone(cluster),
         cloud: CloudLayer::new(BTreeMap::new(), clock, wakeups, Arc::clone(&cluster.leases)),
-        checkpoints: Checkpoints::letting_all_leave(),
+        checkpoints: Checkpoints::letting_leave(u64::MAX),
         settings: RetentionSettings { audit, ..RetentionSettings::default() },
         clock,
     };
@@ -317,10 +317,28 @@ async fn i9_no_record_leaves_the_store_that_no_checkpoint_covers() {
     log(&store, 1, 300).await;
     log(&store, 60, 5).await;
     for (upto, base) in [(0, 0), (120, 120), (120, 120), (250, 250), (u64::MAX, 300)] {
-        segments::seal(&store, &rule(dir.path()).unwrap(), at(30 * DAY), upto).await.unwrap();
+        let checkpoints = Checkpoints::letting_leave(upto);
+        segments::seal(&store, &rule(dir.path()).unwrap(), at(30 * DAY), &checkpoints).await.unwrap();
         assert_eq!(store.audit_base().await.unwrap().seq, base);
     }
     assert_eq!(whole(dir.path(), &store).await, store.audit_head().await.unwrap());
+}
+
+#[tokio::test(start_paused = true)]
+async fn i9_an_alarm_that_is_raised_meanwhile_ends_the_sealing() {
+    let (store, dir) = (Memory::default().store(), tempfile::tempdir().unwrap());
+    log(&store, 1, 9_000).await;
+    log(&store, 60, 5).await;
+    let (rule, checkpoints) = (rule(dir.path()).unwrap(), Checkpoints::letting_leave(u64::MAX));
+    let alarm = async {
+        while store.audit_base().await.unwrap() == Head::EMPTY {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        checkpoints.report_broken(None, Broken { line: 8_000, problem: "was changed".into() });
+    };
+    let (sealed, ()) = tokio::join!(segments::seal(&store, &rule, at(30 * DAY), &checkpoints), alarm);
+    sealed.unwrap();
+    assert_eq!((store.audit_base().await.unwrap().seq, segments(dir.path()).len()), (4096, 1));
 }
 
 #[tokio::test]

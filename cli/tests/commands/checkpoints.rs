@@ -209,3 +209,98 @@ async fn i9_a_copy_is_verified_with_the_roots_certificate_alone() {
     let ran = verify(&forged, &[]).await.exits(0).tells("--root");
     assert_eq!(ran.json()["trusted"], serde_json::Value::Null);
 }
+
+#[tokio::test]
+async fn i9_a_log_that_begins_after_a_named_checkpoint_needs_a_later_one_in_it() {
+    let world = CommandWorld::with(Script::default()).await;
+    let mut log = a_log(5, "alice");
+    let file = world.file("checkpoint.json", &sign(&world, head_of(&log[..3]), false).to_string());
+    let signed = sign(&world, head_of(&log), false);
+    push(&mut log, AuditEvent::done(wall(), "broker", CHECKPOINT_ACTION).with(CHECKPOINT_DETAIL, &signed));
+    let verify = ["audit", "verify", "--checkpoint", &file];
+    let begins_with_5 = |log: &[String]| {
+        let mut script = world.script();
+        (script.log, script.first) = (log[4..].to_vec(), 5);
+    };
+    begins_with_5(&log);
+    world.postern(&verify).await.exits(0).tells("verify its segment with --file");
+    // Another log with correct hashes, which begins after the checkpoint's record so that the two are not compared.
+    begins_with_5(&a_log(6, "mallory"));
+    world.postern(&verify).await.exits(1).tells("line 5:");
+    std::fs::remove_file(world.remembered()).unwrap();
+    world.postern(&verify).await.exits(1).tells("line 5:").tells("no signed checkpoint in the log vouches");
+}
+
+#[tokio::test]
+async fn i9_a_remembered_checkpoint_is_compared_wherever_the_log_that_is_read_begins_and_ends() {
+    let world = CommandWorld::with(Script::default()).await;
+    let honest = a_log(5, "alice");
+    vouch(&world, &honest, &sign(&world, head_of(&honest), false), 0);
+    verify(&world, 0).await;
+    let (cut, forged) = (honest[..3].to_vec(), a_log(8, "mallory"));
+    for (log, first, code, problem) in [
+        (&honest[..], 1, 0, ""),
+        (&cut[..], 1, 1, "the end of the log was cut off"),
+        (&forged[6..], 7, 1, "vouches for what follows"),
+        (&forged[5..], 6, 1, "the log was rewritten"),
+        (&forged[..], 1, 1, "the log was rewritten"),
+    ] {
+        let head = head_of(log).hash.to_string();
+        let mut script = world.script();
+        (script.log, script.first) = (log.to_vec(), first);
+        drop(script);
+        world.postern(&["audit", "verify", "--expect-head", &head]).await.exits(code).tells(problem);
+    }
+    // A copy may be older than what is remembered.
+    let file = world.file("log.jsonl", &cut.iter().map(|line| format!("{line}\n")).collect::<String>());
+    let ran = world.postern(&["audit", "verify", "--file", &file]).await;
+    ran.exits(0).tells("record 5, which is not in the copy (records 1 to 3)");
+}
+
+#[tokio::test]
+async fn i9_a_memory_that_cannot_be_read_fails_the_verification_and_is_not_written_over() {
+    let world = CommandWorld::with(Script::default()).await;
+    let log = a_log(5, "alice");
+    vouch(&world, &log, &sign(&world, head_of(&log), false), 0);
+    verify(&world, 0).await;
+    let half = std::fs::read_to_string(world.remembered()).unwrap()[..100].to_owned();
+    std::fs::write(world.remembered(), &half).unwrap();
+    for args in
+        [&["audit", "verify"][..], &["audit", "verify", "--expect-head", &head_of(&log).hash.to_string()]]
+    {
+        world.postern(args).await.exits(1).tells("audit-checkpoints.json").tells("move it away");
+    }
+    assert_eq!(std::fs::read_to_string(world.remembered()).unwrap(), half);
+    std::fs::remove_file(world.remembered()).unwrap();
+    std::fs::create_dir(world.remembered()).unwrap();
+    verify(&world, 1).await.tells("audit-checkpoints.json");
+    std::fs::remove_dir(world.remembered()).unwrap();
+    verify(&world, 0).await;
+}
+
+#[tokio::test]
+async fn i9_what_is_remembered_holds_after_the_root_was_replaced() {
+    let (world, next) =
+        (CommandWorld::with(Script::default()).await, CommandWorld::with(Script::default()).await);
+    let log = a_log(5, "alice");
+    vouch(&world, &log, &sign(&world, head_of(&log), false), 0);
+    verify(&world, 0).await;
+    // While the root is replaced, the identity trusts both.
+    let roots = |world: &CommandWorld| world.identity().join("roots.pem");
+    let both = [&world, &next].map(|world| std::fs::read_to_string(roots(world)).unwrap()).concat();
+    std::fs::write(roots(&world), both).unwrap();
+    verify(&world, 0).await;
+    // A broker under the next root, of which a new identity knows nothing else.
+    std::fs::create_dir_all(next.remembered().parent().unwrap()).unwrap();
+    std::fs::copy(world.remembered(), next.remembered()).unwrap();
+    vouch(&next, &a_log(5, "mallory"), &sign(&next, head_of(&log), false), 0);
+    next.script().verified.as_mut().unwrap().checkpoint.clear();
+    verify(&next, 1).await.tells("line 5:").tells("the log was rewritten");
+    // A later checkpoint takes the place of the one by the old root.
+    let longer = a_log(6, "alice");
+    vouch(&next, &longer, &sign(&next, head_of(&longer), false), 0);
+    verify(&next, 0).await;
+    let kept: Vec<SignedCheckpoint> =
+        serde_json::from_str(&std::fs::read_to_string(next.remembered()).unwrap()).unwrap();
+    assert_eq!(kept.iter().map(|kept| kept.checkpoint.seq).collect::<Vec<_>>(), [6]);
+}

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use postern_core::audit::{AuditRecord, Broken, Head, Verifier};
 use postern_core::checkpoint::{CHECKPOINT_ACTION, CHECKPOINT_DETAIL, Checkpoint, Relation};
 
-use super::SignedCheckpoint;
+use super::{CheckpointTrust, SignedCheckpoint};
 
 /// The records before a checkpoint's own within which the record that it names must be.
 const MAX_REMEMBERED: usize = 4096;
@@ -17,10 +17,14 @@ const MAX_REMEMBERED: usize = 4096;
 #[derive(Debug)]
 pub struct LogVerifier {
     chain: Verifier,
-    roots: Vec<Vec<u8>>,
+    trust: CheckpointTrust,
+    /// The number of the last record before the first line.
+    begins_after: u64,
     /// The newest records, the last at the end, and whether each one carries a checkpoint.
     recent: VecDeque<(Head, bool)>,
     kept: Vec<SignedCheckpoint>,
+    /// The kept checkpoints of records before the first line, which cannot be compared.
+    kept_before: Vec<SignedCheckpoint>,
     /// The checkpoints that contradict the lines so far.
     contradicted: Vec<SignedCheckpoint>,
     coverage: Coverage,
@@ -33,48 +37,57 @@ pub struct Coverage {
     pub newest: Option<SignedCheckpoint>,
     /// The number of records after it, without those that carry a checkpoint.
     pub uncovered: u64,
-    /// The number of records with a checkpoint that no trusted root vouches for.
+    /// The number of records with a checkpoint that is not good: no trusted root vouches for it, or its signer is revoked.
     pub untrusted: u64,
+    /// The number of the record that the newest good checkpoint *in the log* names; 0 if the lines have none.
+    pub carried: u64,
 }
 
 impl LogVerifier {
     /// Starts before the first record. Without roots no checkpoint in the log is trusted.
-    pub fn new(roots: Vec<Vec<u8>>) -> Self {
-        Self::on(Verifier::default(), roots)
+    pub fn new(trust: impl Into<CheckpointTrust>) -> Self {
+        Self::on(Verifier::default(), trust)
     }
 
     /// Starts after a checkpoint that is trusted: the next line must follow the record that it names.
-    pub fn after(trusted: SignedCheckpoint, roots: Vec<Vec<u8>>) -> Self {
+    pub fn after(trusted: SignedCheckpoint, trust: impl Into<CheckpointTrust>) -> Self {
         let head = trusted.checkpoint.head();
-        let mut verifier = Self::on(Verifier::after(head), roots);
+        let mut verifier = Self::on(Verifier::after(head), trust);
         verifier.recent.push_back((head, false));
         verifier.coverage.newest = Some(trusted);
         verifier
     }
 
     /// Starts after a head that was read, and not verified.
-    pub fn from_head(head: Head, roots: Vec<Vec<u8>>) -> Self {
-        let mut verifier = Self::on(Verifier::after(head), roots);
+    pub fn from_head(head: Head, trust: impl Into<CheckpointTrust>) -> Self {
+        let mut verifier = Self::on(Verifier::after(head), trust);
         verifier.recent.push_back((head, false));
         verifier
     }
 
-    fn on(chain: Verifier, roots: Vec<Vec<u8>>) -> Self {
+    fn on(chain: Verifier, trust: impl Into<CheckpointTrust>) -> Self {
         Self {
+            begins_after: chain.head().seq,
             chain,
-            roots,
+            trust: trust.into(),
             recent: VecDeque::new(),
             kept: Vec::new(),
+            kept_before: Vec::new(),
             contradicted: Vec::new(),
             coverage: Coverage::default(),
         }
     }
 
-    /// Requires that the log agrees with a checkpoint that the reader has verified and kept elsewhere. Of lines that are further
-    /// back than 4,096 only those after are compared.
+    /// Requires that the log agrees with a checkpoint that the reader has verified and kept elsewhere. A checkpoint of a record before
+    /// the first line cannot be compared: then a good checkpoint in the lines must vouch for what is left, as for records that a broker
+    /// sealed. Of a line that was read more than 4,096 lines ago the hash is forgotten: expect a checkpoint before.
     pub fn expect(&mut self, kept: SignedCheckpoint) {
         let seq = kept.checkpoint.seq;
-        if seq > self.head().seq {
+        if seq < self.begins_after {
+            if !self.kept_before.contains(&kept) {
+                self.kept_before.push(kept);
+            }
+        } else if seq > self.head().seq {
             self.kept.push(kept);
         } else if let Some((named, _)) = self.recent.iter().find(|(head, _)| head.seq == seq) {
             let agrees = *named == kept.checkpoint.head();
@@ -110,18 +123,29 @@ impl LogVerifier {
     /// Ends the log after the lines so far.
     ///
     /// # Errors
-    /// A checkpoint contradicts the lines, or a kept one names a record that they have not reached: the end of the log was cut off.
-    /// A checkpoint from before the acceptance of the log that the lines show contradicts nothing.
+    /// A checkpoint contradicts the lines, or a kept one names a record that they have not reached: the end of the log was cut off. Or
+    /// it names a record before the first line, and no checkpoint of the same log vouches for the lines. A checkpoint from before the acceptance of the log that the lines show contradicts nothing.
     pub fn end(&self) -> Result<(), Broken> {
         let accepted = self.accepted();
         if let Some(by) = self.contradicted.iter().find(|by| by.checkpoint.accepted >= accepted) {
             return Err(contradicted(by));
         }
         let binding = self.kept.iter().filter(|kept| kept.checkpoint.accepted >= accepted);
-        match binding.max_by_key(|kept| kept.checkpoint.seq) {
-            Some(kept) => Err(cut_off(self.head(), kept)),
+        if let Some(kept) = binding.max_by_key(|kept| kept.checkpoint.seq) {
+            return Err(cut_off(self.head(), kept));
+        }
+        match self.kept_before.iter().find(|kept| !self.vouches_after(kept)) {
+            Some(kept) => Err(unvouched(self.begins_after, kept)),
             None => Ok(()),
         }
+    }
+
+    /// Reports whether a good checkpoint of the same log vouches for the lines after those that a kept one named.
+    fn vouches_after(&self, kept: &SignedCheckpoint) -> bool {
+        self.coverage.newest.as_ref().is_some_and(|newest| {
+            let (newest, kept) = (&newest.checkpoint, &kept.checkpoint);
+            newest.log == kept.log && newest.accepted >= kept.accepted
+        })
     }
 
     /// Returns the time at which an operator last accepted this log, as its newest checkpoint says.
@@ -149,12 +173,15 @@ impl LogVerifier {
 
     /// Takes a checkpoint that a record carries.
     fn take(&mut self, record: &AuditRecord, carried: SignedCheckpoint) {
-        if carried.checkpoint.seq >= record.seq || carried.verify(&self.roots, None).is_err() {
-            self.coverage.untrusted += u64::from(!self.roots.is_empty());
+        if carried.checkpoint.seq >= record.seq || self.trust.verify(&carried, None).is_err() {
+            self.coverage.untrusted += u64::from(!self.trust.roots.is_empty());
             return;
         }
         if let Some((named, _)) = self.recent.iter().find(|(head, _)| head.seq == carried.checkpoint.seq) {
             let agrees = *named == carried.checkpoint.head();
+            if agrees {
+                self.coverage.carried = self.coverage.carried.max(carried.checkpoint.seq);
+            }
             self.compared(carried, agrees);
         }
     }
@@ -192,6 +219,15 @@ fn cut_off(end: Head, kept: &SignedCheckpoint) -> Broken {
         "is missing: the checkpoint of {at} vouches for {seq} records, so the end of the log was cut off"
     );
     Broken { line: end.seq + 1, problem }
+}
+
+fn unvouched(begins_after: u64, kept: &SignedCheckpoint) -> Broken {
+    let Checkpoint { seq, at, .. } = &kept.checkpoint;
+    let problem = format!(
+        "is the first one here, after record {seq} that the checkpoint of {at} vouches for, and no signed checkpoint in the log vouches \
+         for what follows: the log was rewritten, or the records before are elsewhere; verify them together"
+    );
+    Broken { line: begins_after + 1, problem }
 }
 
 fn contradicted(by: &SignedCheckpoint) -> Broken {

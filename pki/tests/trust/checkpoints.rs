@@ -7,7 +7,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use postern_core::audit::{AuditEvent, AuditRecord, Head};
 use postern_core::checkpoint::{CHECKPOINT_ACTION, CHECKPOINT_DETAIL, Checkpoint};
-use postern_pki::{Authority, CheckpointError, LogVerifier, SignedCheckpoint, TrustDomain};
+use postern_pki::credentials::load_certificates;
+use postern_pki::{Authority, CheckpointError, CheckpointTrust, LogVerifier, SignedCheckpoint, TrustDomain};
 
 use super::parties::{Ca, HOUR, now};
 
@@ -120,6 +121,89 @@ fn i9_neither_another_authority_nor_the_holder_of_a_certificate_can_sign_a_check
         signed.verify(&other.authority.roots(), Some("elsewhere")),
         Err(CheckpointError::OtherTrustDomain { .. })
     ));
+}
+
+/// Signs a checkpoint with the key of the intermediate for people, as a thief of that key can.
+fn signed_by_people(ca: &Ca, checkpoint: Checkpoint) -> SignedCheckpoint {
+    let key = std::fs::read_to_string(ca.dir.path().join("people.key")).unwrap();
+    let key = rcgen::KeyPair::from_pem(&key).unwrap();
+    let signature = rcgen::SigningKey::sign(&key, checkpoint.to_text().as_bytes()).unwrap();
+    let certificate = load_certificates(&ca.dir.path().join("people.pem")).unwrap().remove(0);
+    let mut line = serde_json::to_value(checkpoint).unwrap();
+    line["signature"] = data_encoding::BASE64.encode(&signature).into();
+    line["certificate"] = data_encoding::BASE64.encode(&certificate).into();
+    SignedCheckpoint::parse(&line.to_string()).unwrap()
+}
+
+#[test]
+fn i9_the_holder_of_the_key_for_people_can_sign_no_checkpoint() {
+    let ca = Ca::new();
+    let mut log = Log::of(3);
+    let forged = signed_by_people(&ca, checkpoint(log.head, now()));
+    assert_eq!(forged.verify(&ca.authority.roots(), None), Err(CheckpointError::OtherPurpose));
+    log.push(AuditEvent::done(now(), "broker", CHECKPOINT_ACTION).with(CHECKPOINT_DETAIL, &forged));
+    let verified = verify(&log, verifier(&ca)).unwrap();
+    assert_eq!((verified.coverage().newest.as_ref(), verified.coverage().untrusted), (None, 1));
+}
+
+#[test]
+fn i9_a_checkpoint_by_a_revoked_intermediate_proves_nothing_whenever_it_was_made() {
+    let ca = Ca::new();
+    let mut log = Log::of(3);
+    let forged = log.sign(&ca);
+    let mut trust = CheckpointTrust::from(ca.authority.roots());
+    trust.verify(&forged, Some("postern")).unwrap();
+    let key = ca.authority.intermediate().key;
+    trust.revoked.insert(key);
+    assert_eq!(trust.verify(&forged, Some("postern")), Err(CheckpointError::Revoked { key }));
+    let verified = verify(&log, LogVerifier::new(trust.clone())).unwrap();
+    assert_eq!((verified.coverage().newest.as_ref(), verified.coverage().untrusted), (None, 1));
+    // Nor does it contradict a log.
+    let rewritten = log.rewritten_from(2);
+    verify(&rewritten, verifier(&ca)).unwrap_err();
+    verify(&rewritten, LogVerifier::new(trust)).unwrap();
+}
+
+#[test]
+fn i9_a_log_that_begins_after_a_kept_checkpoint_is_good_only_if_a_checkpoint_in_it_vouches_for_the_rest() {
+    let ca = Ca::new();
+    let mut log = Log::of(3);
+    let kept = log.sign(&ca);
+    log.push(AuditEvent::done(now(), "requester/alice", "test"));
+    let base = log.head;
+    log.push(AuditEvent::done(now(), "requester/alice", "test"));
+    let signed = log.sign(&ca);
+    let rest_of = |log: &Log, base: Head| {
+        let mut verifier = LogVerifier::from_head(base, ca.authority.roots());
+        verifier.expect(kept.clone());
+        let from = usize::try_from(base.seq).unwrap();
+        verify(&Log { lines: log.lines[from..].to_vec(), ..log.clone() }, verifier)
+    };
+    assert_eq!(rest_of(&log, base).unwrap().coverage().newest.as_ref(), Some(&signed));
+    // An attacker writes another log, and has it begin after the kept checkpoint's record.
+    let mut forged = Log::of(6).rewritten_from(2);
+    let before: AuditRecord = serde_json::from_str(&forged.lines[4]).unwrap();
+    let error = rest_of(&forged, before.before()).unwrap_err();
+    assert!(error.contains("no signed checkpoint in the log vouches"), "{error}");
+    // One with the hash of the kept record as its beginning is compared.
+    let first: AuditRecord = serde_json::from_str(&forged.lines[3]).unwrap();
+    assert!(rest_of(&forged, first.before()).unwrap_err().contains("the log was rewritten"));
+    // After an acceptance the kept one no longer binds.
+    let accepted = Checkpoint { accepted: Some(now()), ..checkpoint(forged.head, now()) };
+    let accepted = ca.authority.sign_checkpoint(accepted).unwrap();
+    forged.push(AuditEvent::done(now(), "broker", CHECKPOINT_ACTION).with(CHECKPOINT_DETAIL, &accepted));
+    rest_of(&forged, before.before()).unwrap();
+}
+
+#[test]
+fn i9_a_checkpoint_counts_as_carried_once_the_log_has_its_record() {
+    let ca = Ca::new();
+    let mut log = Log::of(3);
+    let (kept, record) = (log.sign(&ca), log.lines[3].clone());
+    let mut verifier = LogVerifier::after(kept, ca.authority.roots());
+    assert_eq!(verifier.coverage().carried, 0);
+    verifier.line(&record).unwrap();
+    assert_eq!(verifier.coverage().carried, 3);
 }
 
 #[test]
@@ -254,6 +338,11 @@ fn i9_openssl_verifies_a_checkpoint_without_postern() {
     openssl(&["x509", "-inform", "DER", "-in", "intermediate.der", "-out", "intermediate.pem"]).unwrap();
     let verified = openssl(&["verify", "-CAfile", "root.pem", "intermediate.pem"]).unwrap();
     assert!(verified.contains("intermediate.pem: OK"), "{verified}");
+    let policies = openssl(&["x509", "-in", "intermediate.pem", "-noout", "-ext", "certificatePolicies"]);
+    assert!(!policies.unwrap().contains("2.25.5066905392059839057318794779519774604"));
+    let people = ca.dir.path().join("people.pem");
+    let people = ["x509", "-in", people.to_str().unwrap(), "-noout", "-ext", "certificatePolicies"];
+    assert!(openssl(&people).unwrap().contains("2.25.5066905392059839057318794779519774604"));
     openssl(&["x509", "-in", "intermediate.pem", "-pubkey", "-noout", "-out", "key.pem"]).unwrap();
     let check = ["dgst", "-sha256", "-verify", "key.pem", "-signature", "signature", "text"];
     assert!(openssl(&check).unwrap().contains("Verified OK"));

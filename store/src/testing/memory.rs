@@ -42,8 +42,12 @@ struct Inner {
     room_fails: bool,
     /// The number of reads of several documents, by kind.
     reads: BTreeMap<&'static str, usize>,
+    /// The number of reads of one document, by kind.
+    gets: BTreeMap<&'static str, usize>,
     /// The number of lines of the audit log that were read.
     lines_read: usize,
+    /// The cuts of the audit log that wait, each with the number of reads of lines before it.
+    cuts: VecDeque<(usize, Head)>,
 }
 
 #[derive(Debug, Clone)]
@@ -140,6 +144,11 @@ impl Memory {
         self.backend.lock().reads.get(kind.name).copied().unwrap_or(0)
     }
 
+    /// Returns the number of reads of one document of a kind so far.
+    pub fn gets_of(&self, kind: Kind) -> usize {
+        self.backend.lock().gets.get(kind.name).copied().unwrap_or(0)
+    }
+
     /// Replaces the lines of the audit log, as an attacker who can write a store's database does. The end that the store goes on from
     /// is that of the last line.
     pub fn replace_audit(&self, lines: Vec<String>) {
@@ -153,9 +162,32 @@ impl Memory {
         std::mem::take(&mut self.backend.lock().lines_read)
     }
 
+    /// Has the records up to a head leave after so many further reads of the audit log's lines, as if another broker sealed them between
+    /// two reads. Several cuts come one after the other, and the reads of each count from the one before.
+    pub fn cut_after_reads(&self, reads: usize, upto: Head) {
+        self.backend.lock().cuts.push_back((reads, upto));
+    }
+
     /// Returns the store, for the code under test.
     pub fn store(&self) -> Store {
         self.store.clone()
+    }
+}
+
+impl Inner {
+    /// Counts a read of lines for the next cut that waits, and makes it before the read if it is due.
+    fn cut_if_due(&mut self) {
+        match self.cuts.front_mut() {
+            Some((0, upto)) => {
+                let upto = *upto;
+                self.cuts.pop_front();
+                let count = usize::try_from(upto.seq - self.state.base.seq).unwrap();
+                self.state.audit.drain(..count);
+                self.state.base = upto;
+            }
+            Some((reads, _)) => *reads -= 1,
+            None => {}
+        }
     }
 }
 
@@ -282,7 +314,8 @@ impl Backend for MemoryBackend {
     }
 
     async fn get(&self, kind: Kind, key: &str) -> Result<Option<Document>, StoreError> {
-        let inner = self.lock();
+        let mut inner = self.lock();
+        *inner.gets.entry(kind.name).or_default() += 1;
         let kept = inner.state.by_key.get(&(kind.name, key.to_owned()));
         Ok(kept.and_then(|kept| kept.present.as_ref()).map(|(document, _)| document.clone()))
     }
@@ -334,6 +367,7 @@ impl Backend for MemoryBackend {
 
     async fn audit_lines(&self, after: u64, limit: usize) -> Result<Vec<(u64, String)>, StoreError> {
         let mut inner = self.lock();
+        inner.cut_if_due();
         let state = &inner.state;
         let after = usize::try_from(after.saturating_sub(state.base.seq)).unwrap_or(usize::MAX);
         let first = state.base.seq + 1;

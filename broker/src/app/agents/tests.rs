@@ -5,7 +5,8 @@ mod forgetting;
 mod keys;
 
 use postern_core::Role;
-use postern_core::audit::Outcome;
+use postern_core::audit::{Head, Outcome};
+use postern_core::checkpoint::Checkpoint;
 use postern_pki::KeyPair;
 use postern_pki::purpose::signer_keys;
 use postern_store::testing::memory::Fault;
@@ -340,6 +341,33 @@ async fn i10_tampering_that_is_reported_without_end_is_counted_and_gives_way() {
     record_tampering(&test.app, &vm(), report()).await.unwrap();
     test.app.summarize_denials(true).await.unwrap();
     assert_eq!(test.audited("tampering.omitted").await.len(), 1);
+}
+
+#[tokio::test]
+async fn i10_contradicting_checkpoints_that_are_reported_without_end_are_counted_and_other_logs_are_not() {
+    let test = TestApp::new();
+    let now = test.app.clock.now();
+    let sign = |log: &str, digit: &str| {
+        let head = Head { seq: 5, hash: digit.repeat(64).parse().unwrap() };
+        let checkpoint = Checkpoint::of(&test.app.trust_domain.to_string(), log, head, now, None);
+        test.app.authority.sign_checkpoint(checkpoint).unwrap().to_string()
+    };
+    let (kept, received) = (sign("postern", "1"), sign("postern", "2"));
+    let start = boottime();
+    for _ in 0..200 {
+        record_contradiction(&test.app, &vm(), &kept, &received).await.unwrap();
+    }
+    let recorded = test.audited("agent.audit_contradicted").await.len() as u64;
+    // Two tokens come back each second.
+    let at_most = u64::from(Limits::default().denials_per_caller) + 2 + 2 * (boottime() - start).as_secs();
+    assert!((1..=at_most).contains(&recorded), "{recorded}");
+    test.app.summarize_denials(true).await.unwrap();
+    assert_eq!(test.audited("tampering.omitted").await.len(), usize::from(recorded < 200));
+    // A report by a thief of an intermediate that is revoked proves nothing.
+    let events = test.events().await.len();
+    test.app.revocations.learn_intermediates([test.app.authority.intermediate().key]);
+    record_contradiction(&test.app, &vm(), &kept, &received).await.unwrap();
+    assert_eq!(test.events().await.len(), events);
 }
 
 #[tokio::test]

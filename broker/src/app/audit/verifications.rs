@@ -5,14 +5,16 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use postern_core::audit::{Broken, Head, head_of_line};
-use postern_pki::{LogVerifier, SignedCheckpoint};
+use postern_pki::{CheckpointTrust, LogVerifier, SignedCheckpoint};
 use postern_store::{Store, StoreError};
 
-use crate::checkpoints::{Checkpoints, beginning, read_on};
+use crate::checkpoints::{Alarm, Checkpoints, beginning, read_on};
 use crate::clock::{boottime, wall};
 
 /// The time after which a verification reads every record again.
 pub const FULL_INTERVAL: Duration = Duration::from_secs(6 * 3600);
+/// The reads in a row that records which leave the store may disturb: a read is faster than the broker that seals.
+const MAX_DISTURBED: u32 = 10;
 
 /// The result of verifying the audit log.
 #[derive(Debug, Clone)]
@@ -40,7 +42,8 @@ pub struct Verification {
 /// hash covers every record before it, so a log that was rewritten with correct hashes shows. One that was rewritten without
 /// them shows in a full verification, of which one is due after [`FULL_INTERVAL`].
 ///
-/// A log that is found broken twice in a row raises the alarm. After an acceptance each verification begins at the accepted record.
+/// A log that is found broken twice in a row raises the alarm, and a read in which records left the store counts for neither. While an
+/// alarm stands, only a full verification reads the log again. After an acceptance each verification begins at the accepted record.
 #[derive(Debug, Default)]
 pub struct Verifications {
     /// The number of verifications that have begun.
@@ -66,14 +69,18 @@ pub(super) struct Verified {
     verified_at: Option<Timestamp>,
     /// The acceptance under which all this was verified.
     accepted: Option<Timestamp>,
+    /// The intermediates that counted.
+    trust: CheckpointTrust,
+    /// The result under an alarm, and that alarm.
+    under_alarm: Option<(Alarm, Verification)>,
 }
 
 /// The store, and what vouches for its audit log.
 pub(crate) struct AuditedStore<'a> {
     pub(crate) store: &'a Store,
     pub(crate) checkpoints: &'a Checkpoints,
-    /// The roots that vouch for checkpoints, DER.
-    pub(crate) roots: Vec<Vec<u8>>,
+    /// The intermediates whose checkpoints count.
+    pub(crate) trust: CheckpointTrust,
 }
 
 impl Verifications {
@@ -102,20 +109,47 @@ impl Verified {
     async fn run(&mut self, of: &AuditedStore<'_>, full: bool) -> Result<Verification, StoreError> {
         let trusted = of.checkpoints.newest();
         let accepted = trusted.as_ref().and_then(|trusted| trusted.checkpoint.accepted);
-        if accepted != self.accepted {
-            // An operator accepted another log: this broker has verified nothing of that one.
-            *self = Self { accepted, ..Self::default() };
+        if accepted != self.accepted || of.trust != self.trust {
+            // An operator accepted another log, or checkpoints in it count no more: this broker has verified nothing of that one.
+            *self = Self { accepted, trust: of.trust.clone(), ..Self::default() };
+        }
+        let alarm = of.checkpoints.alarm();
+        if let (false, Some((under, known))) = (full, &self.under_alarm)
+            && alarm.as_ref() == Some(under)
+        {
+            self.was_full = false;
+            return Ok(known.clone());
         }
         let first = self.read(of, full).await?;
-        if first.broken.is_none() || of.checkpoints.alarm().is_some() {
+        if first.broken.is_none() {
             return Ok(first);
         }
-        // A failover, or records that leave the store between two reads, look like a broken log, but not twice.
-        let second = self.read(of, true).await?;
-        if let Some(broken) = &second.broken {
+        if let Some(alarm) = alarm {
+            self.under_alarm = Some((alarm, first.clone()));
+            return Ok(first);
+        }
+        let again = self.read_again(of).await?;
+        if let Some(broken) = &again.broken {
             of.checkpoints.report_broken(accepted, broken.clone());
         }
-        Ok(second)
+        Ok(again)
+    }
+
+    /// Reads every record of a log that was found broken once more: a failover looks like a broken log, but not twice. Records that
+    /// leave the store between two reads do, too, as often as that happens.
+    async fn read_again(&mut self, of: &AuditedStore<'_>) -> Result<Verification, StoreError> {
+        let mut disturbed = 0;
+        loop {
+            let base = beginning(of.store).await?;
+            let again = self.read(of, true).await?;
+            disturbed += 1;
+            if again.broken.is_none()
+                || disturbed > MAX_DISTURBED
+                || beginning(of.store).await?.seq <= base.seq
+            {
+                return Ok(again);
+            }
+        }
     }
 
     async fn read(&mut self, of: &AuditedStore<'_>, full: bool) -> Result<Verification, StoreError> {
@@ -129,8 +163,8 @@ impl Verified {
         self.was_full = old.is_none();
         let mut verifier = match (old, accepted) {
             (Some(verifier), _) => verifier,
-            (None, Some(accepted)) => LogVerifier::after(accepted, of.roots.clone()),
-            (None, None) => LogVerifier::from_head(base, of.roots.clone()),
+            (None, Some(accepted)) => LogVerifier::after(accepted, of.trust.clone()),
+            (None, None) => LogVerifier::from_head(base, of.trust.clone()),
         };
         let read_from = verifier.head().seq + 1;
         let before = self.head;

@@ -29,7 +29,7 @@ struct State {
 pub(super) struct Omitted {
     pub(super) actor: String,
     pub(super) refusals: u64,
-    /// Reports of tampering.
+    /// Reports of tampering and of checkpoints.
     pub(super) reports: u64,
     /// The time of the first.
     pub(super) since: Timestamp,

@@ -4,6 +4,7 @@ use postern_store::StoreError;
 use postern_store::testing::memory::Fault;
 
 use super::*;
+use crate::layers::host::session_state::SessionOrigin;
 use crate::testing::builders::{a_policy, key};
 use crate::testing::{TestApp, caller};
 
@@ -144,9 +145,7 @@ async fn i1_the_deletion_of_a_forged_policy_wakes_the_targets_that_it_may_have_c
     let admin = caller(Role::Administrator, "admin");
     let target: postern_core::TargetId = "host:vm-1".parse().unwrap();
     let test = TestApp::under([policy_of("a", &[])]).await;
-    let grant = crate::testing::builders::a_grant().build();
-    let event = AuditEvent::done(test.app.clock.now(), "a test", "tested");
-    test.store.commit(Transaction::default().put_grant(grant, Expect::Absent).audit(event)).await.unwrap();
+    let _session = test.app.sessions.connect(&target, "1".into(), SessionOrigin::default());
     forge(&test);
     test.woken().await;
     delete(&test.app, &admin, &"a".parse().unwrap()).await.unwrap();

@@ -104,8 +104,7 @@ impl Copies {
 
 /// Returns the head before the record in a line; none if the line is no record.
 pub(super) fn base_of(line: &[u8]) -> Option<Head> {
-    let record: AuditRecord = serde_json::from_slice(line).ok()?;
-    Some(Head { seq: record.seq.checked_sub(1)?, hash: record.prev })
+    serde_json::from_slice::<AuditRecord>(line).ok().map(|record| record.before())
 }
 
 impl Cursor {

@@ -7,6 +7,8 @@
 //! Without a head or a checkpoint to expect, the broker reads the log, and the command compares only the record that it
 //! remembers. With one, the command trusts no broker: it reads every record itself, from the broker or from a file.
 
+use std::collections::HashMap;
+
 use postern_core::audit::{Broken, Hash, Head, head_of_line};
 use postern_core::checkpoint::{Checkpoint, Relation};
 use postern_pki::{LogVerifier, SignedCheckpoint, credentials};
@@ -35,7 +37,7 @@ pub(crate) async fn verify(
             console.note("no root certificate is known, so the checkpoints in the log are not verified; name one with --root");
         }
         let mut copies = Copies::open(&args.file, args.from).map_err(failed)?;
-        let mut check = Check::new(roots, None, &args, copies.base(), console)?;
+        let mut check = Check::new(roots, None, &args, copies.base(), Source::Copy, console)?;
         check_copies(&mut check, &mut copies)?;
         return check.finish(console);
     }
@@ -55,7 +57,8 @@ pub(crate) async fn verify(
             first.seq
         ));
     }
-    let mut check = Check::new(broker.roots().to_vec(), broker.trust_domain(), &args, base, console)?;
+    let (roots, trust_domain) = (broker.roots().to_vec(), broker.trust_domain());
+    let mut check = Check::new(roots, trust_domain, &args, base, Source::Broker, console)?;
     while let Some(found) = answer {
         if !check.line(found.line.as_bytes()) {
             break;
@@ -76,7 +79,7 @@ async fn by_the_broker(broker: &BrokerClient, console: &mut Console, full: bool)
             })?)
         }
     };
-    let mut remembered = Remembered::read(broker.roots());
+    let mut remembered = Remembered::read(broker.roots())?;
     let kept = remembered.of_log(newest.as_ref().map(|newest| newest.checkpoint.log.as_str())).cloned();
     let mut broken =
         (!answer.sound).then(|| Broken { line: answer.broken_line, problem: answer.problem.clone() });
@@ -182,16 +185,27 @@ fn check_copies(check: &mut Check, copies: &mut Copies) -> Result<(), Failure> {
     }
 }
 
+/// The source of the lines that the command verifies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Source {
+    /// The broker, whose log goes on to the present.
+    Broker,
+    /// A copy, which may have been made before what the command remembers.
+    Copy,
+}
+
 /// A verification by the command itself.
 struct Check {
+    source: Source,
+    base: Head,
     verifier: LogVerifier,
     expected: Option<Hash>,
     /// True once the expected head was found, or if none is expected.
     met: bool,
     broken: Option<Broken>,
     remembered: Remembered,
-    /// The records that the remembered checkpoints name and that are others.
-    contradicted: Vec<SignedCheckpoint>,
+    /// The hashes of the records that remembered checkpoints name; none for those that were not read.
+    named: HashMap<u64, Option<Hash>>,
 }
 
 impl Check {
@@ -201,9 +215,10 @@ impl Check {
         trust_domain: Option<String>,
         args: &VerifyArgs,
         base: Head,
+        source: Source,
         console: &mut Console,
     ) -> Result<Self, Failure> {
-        let remembered = Remembered::read(&roots);
+        let remembered = Remembered::read(&roots)?;
         let mut verifier = LogVerifier::from_head(base, roots.clone());
         if let Some(file) = &args.checkpoint {
             let text = std::fs::read_to_string(file)
@@ -212,7 +227,8 @@ impl Check {
             let kept = verified(&text, &roots, trust_domain.as_deref()).map_err(bad)?;
             if kept.checkpoint.seq < base.seq {
                 console.note(&format!(
-                    "the checkpoint names record {}, which is before the first one here: verify its segment with --file",
+                    "the checkpoint names record {}, which is before the first one here, so a later checkpoint in the log must vouch for it: \
+                     to compare the record itself, verify its segment with --file as well",
                     kept.checkpoint.seq
                 ));
             }
@@ -220,7 +236,11 @@ impl Check {
         }
         let expected = args.expect_head;
         let met = expected.is_none_or(|expected| expected == base.hash);
-        Ok(Self { verifier, expected, met, broken: None, remembered, contradicted: Vec::new() })
+        let mut named: HashMap<_, _> = remembered.records().into_iter().map(|seq| (seq, None)).collect();
+        if let Some(hash) = named.get_mut(&base.seq) {
+            *hash = Some(base.hash);
+        }
+        Ok(Self { source, base, verifier, expected, met, broken: None, remembered, named })
     }
 
     /// Takes the next line, and reports whether the log is sound so far.
@@ -234,40 +254,73 @@ impl Check {
         match verified {
             Ok(record) => {
                 self.met |= Some(record.hash) == self.expected;
-                self.compare_remembered(record.head());
+                if let Some(hash) = self.named.get_mut(&record.seq) {
+                    *hash = Some(record.hash);
+                }
             }
             Err(broken) => self.broken = Some(broken),
         }
         self.broken.is_none()
     }
 
-    fn compare_remembered(&mut self, head: Head) {
-        let contradicts =
-            |kept: &&SignedCheckpoint| kept.checkpoint.seq == head.seq && kept.checkpoint.hash != head.hash;
-        self.contradicted.extend(self.remembered.all().filter(contradicts).cloned());
-    }
-
-    /// Returns the problem with a log whose lines follow from each other.
-    fn contradiction(&self) -> Option<Broken> {
-        let newest = self.verifier.coverage().newest.as_ref();
-        let holds = |kept: &&SignedCheckpoint| {
-            newest.is_none_or(|newest| {
-                newest.checkpoint.log == kept.checkpoint.log
-                    && newest.checkpoint.accepted <= kept.checkpoint.accepted
-            })
+    /// Compares a log whose lines follow from each other with the checkpoint that the command remembers of it. Returns what a reader of a
+    /// copy should know, if there is anything.
+    ///
+    /// # Errors
+    /// The log contradicts the checkpoint.
+    fn compare_remembered(&self) -> Result<Option<String>, Broken> {
+        let newest = self.verifier.coverage().newest.as_ref().map(|newest| &newest.checkpoint);
+        let Some(kept) = self.remembered.of_log(newest.map(|newest| newest.log.as_str())) else {
+            return Ok(None);
         };
-        let kept = self.contradicted.iter().find(holds)?;
-        let Checkpoint { seq, hash, at, .. } = &kept.checkpoint;
-        let problem = format!(
-            "is another than the checkpoint that this command has kept since {at} vouches for ({hash}): the log was rewritten"
-        );
-        Some(Broken { line: *seq, problem })
+        let Checkpoint { seq, hash, at, accepted, .. } = &kept.checkpoint;
+        if newest.is_some_and(|newest| newest.accepted > *accepted) {
+            // An operator accepted another log since.
+            return Ok(None);
+        }
+        let broken = |line, problem| Err(Broken { line, problem });
+        let (first, last) = (self.base.seq + 1, self.verifier.head().seq);
+        match (self.named.get(seq).copied().flatten(), self.source) {
+            (Some(found), _) if found == *hash => Ok(None),
+            (Some(_), _) => broken(
+                *seq,
+                format!(
+                    "is another than the checkpoint that this command has kept since {at} vouches for ({hash}): the log was rewritten"
+                ),
+            ),
+            // Only a later checkpoint can vouch for what is left, as for a record that a broker sealed.
+            (None, _) if *seq < first && newest.is_some() => Ok(None),
+            (None, Source::Broker) if *seq < first => broken(
+                first,
+                format!(
+                    "is the first one, after record {seq} that this command has kept a checkpoint of since {at}, and no signed checkpoint in the \
+                 log vouches for what follows: the log was rewritten"
+                ),
+            ),
+            (None, Source::Broker) => broken(
+                last + 1,
+                format!(
+                    "is missing, and the checkpoint that this command has kept since {at} vouches for {seq} records: the end of the log was cut \
+                 off"
+                ),
+            ),
+            (None, Source::Copy) => Ok(Some(format!(
+                "this command remembers a checkpoint of record {seq}, which is not in the copy (records {first} to {last}), so the two were not \
+                 compared"
+            ))),
+        }
     }
 
     fn finish(mut self, console: &mut Console) -> Result<(), Failure> {
         let head = self.verifier.head();
         if self.broken.is_none() {
-            self.broken = self.verifier.end().err().or_else(|| self.contradiction());
+            self.broken = self.verifier.end().err();
+        }
+        if self.broken.is_none() {
+            match self.compare_remembered() {
+                Ok(note) => note.iter().for_each(|note| console.note(note)),
+                Err(broken) => self.broken = Some(broken),
+            }
         }
         let missing = self.expected.filter(|_| self.broken.is_none() && !self.met);
         let coverage = self.verifier.coverage();
