@@ -84,7 +84,8 @@ impl RollReport {
             }
         }
         if switched {
-            let people_at = authority.people().map_or(now, |people| people.made_at());
+            let people = authority.people().context("cannot read the intermediate for people")?;
+            let people_at = people.map_or(now, |people| people.made_at());
             let revoked = Revocations::default();
             revoked.read(store).await.context("cannot read the revocations")?;
             for principal in store.issued_principals().await.context("cannot read the principals")? {

@@ -171,7 +171,7 @@ async fn the_intermediate_is_renewed_at_half_of_its_life_and_the_broker_serves_u
     keeper.record(&mut state).await.unwrap();
     let events = rig.events().await;
     let recorded: Vec<_> = events.iter().filter(|event| event.action == "authority.renewed").collect();
-    let people = rig.app.authority.people().unwrap();
+    let people = rig.app.authority.people().unwrap().unwrap();
     let serials: Vec<&String> = recorded.iter().map(|event| &event.details["serial"]).collect();
     assert_eq!(serials, [&after.serial, &people.serial], "I9");
     keeper.say(&mut state, now + DAY * 183);
