@@ -4,14 +4,17 @@
 //! signed, so the report proves itself: the broker audits it only if the two do contradict each other, and an agent cannot make
 //! that up. An agent also shows the kept checkpoint at the beginning of each session. In both cases the broker compares
 //! its log with the checkpoint that the agent has kept, which its own data directory may not have.
+//!
+//! An agent may send the same proof in session after session. Its reports take from the same records as its refusals
+//! ([`crate::app::denials`]), and their log lines from those that an agent may cause (I10).
 
 use postern_core::TargetId;
 use postern_core::audit::AuditEvent;
 use postern_core::checkpoint::{Checkpoint, Relation};
 use postern_pki::{CheckpointError, SignedCheckpoint};
-use postern_store::Transaction;
 
 use crate::app::{App, Error};
+use crate::limits::line_due;
 
 /// Has the log compared with the checkpoint that an agent shows at the beginning of its session, as its line of JSON. One that no
 /// root vouches for proves nothing, and neither does the broker's own.
@@ -36,25 +39,31 @@ pub async fn record_contradiction(
     let (kept, received) = match (verified(app, kept), verified(app, received)) {
         (Ok(kept), Ok(received)) => (kept, received),
         (Err(error), _) | (_, Err(error)) => {
-            tracing::warn!(%target, %error, "an agent reports a checkpoint of the audit log that proves nothing");
+            if line_due(target) {
+                tracing::warn!(%target, %error, "an agent reports a checkpoint of the audit log that proves nothing");
+            }
             return Ok(());
         }
     };
     match kept.checkpoint.relation_of(&received.checkpoint) {
         Relation::WentBack | Relation::Rewritten => {}
         Relation::Newer | Relation::NoNewer => {
-            tracing::warn!(%target, "an agent reports two checkpoints of the audit log that do not contradict each other");
+            if line_due(target) {
+                tracing::warn!(%target, "an agent reports two checkpoints of the audit log that do not contradict each other");
+            }
             return Ok(());
         }
     }
     let Checkpoint { seq, hash, at, .. } = &kept.checkpoint;
-    tracing::error!(
-        event = "agent.audit_contradicted",
-        %target,
-        kept_seq = seq,
-        kept_hash = %hash,
-        "an agent has kept a checkpoint that a later one contradicts: the audit log went back, or was rewritten"
-    );
+    if line_due(target) {
+        tracing::error!(
+            event = "agent.audit_contradicted",
+            %target,
+            kept_seq = seq,
+            kept_hash = %hash,
+            "an agent has kept a checkpoint that a later one contradicts: the audit log went back, or was rewritten"
+        );
+    }
     let event = AuditEvent::done(app.clock.now(), format!("agent/{target}"), "agent.audit_contradicted")
         .on_target(target)
         .with("kept_seq", seq)
@@ -64,7 +73,7 @@ pub async fn record_contradiction(
         .with("received_hash", received.checkpoint.hash)
         .with("received_at", received.checkpoint.at);
     app.checkpoints.offer(kept);
-    app.store.commit(Transaction::default().audit(event)).await?;
+    app.record_tampering(target, event).await?;
     Ok(())
 }
 
