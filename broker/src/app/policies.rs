@@ -6,7 +6,7 @@ use postern_core::target::TargetSelector;
 use postern_core::{Layers, Name, Policy, Principal, Role};
 use postern_store::{Durable, Expect, StoreError, Transaction, Version, Versioned};
 
-use super::known_targets::known_targets;
+use super::known_targets::TargetRecords;
 use super::{App, Caller, Error};
 
 /// Keeps a policy, and returns its version. A policy that is kept already stays as it is, so that a file that is applied every
@@ -160,7 +160,7 @@ fn not_found(name: &Name) -> Error {
 /// Wakes every known target of this broker: each agent gets the new generation of the policies, and of a forged policy the targets are
 /// not known. The other brokers wake their own targets when they follow the change.
 async fn wake(app: &App) -> Result<(), Error> {
-    let known = known_targets(app).await?;
+    let known = TargetRecords::read(app).await?.known_targets(app).await?;
     app.wakeups.wake_all(known.into_iter().filter(|target| app.cluster.leases.holds(target)));
     app.wakeups.wake_all(app.sessions.targets());
     Ok(())
