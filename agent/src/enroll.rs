@@ -115,7 +115,7 @@ pub async fn enroll(broker: &str, token: &JoinToken, identity_dir: &Path) -> Res
     let target = target.ok_or_else(|| EnrollError::WrongTarget { target: answer.target.clone() })?;
     let received = clock::moment();
     let signed_at = optional_timestamp(answer.wall_clock.as_ref()).unwrap_or(received.wall);
-    credentials.check_first_under(token.fingerprint(), signed_at)?;
+    let credentials = credentials.into_first_under(token.fingerprint(), signed_at)?;
     save(&credentials, &received, identity_dir).await?;
     Ok(target)
 }

@@ -386,11 +386,8 @@ pub async fn renew(broker: &str, credentials: &Credentials) -> Result<Credential
     let answer = answer.map_err(refused)?.into_inner();
     let renewed = Credentials::new(key, answer.certificates, answer.roots)?;
     // The wall clock of this host may be wrong, and the certificate was signed just now.
-    renewed.check_successor_of(
-        credentials,
-        optional_timestamp(answer.wall_clock.as_ref()).unwrap_or_else(clock::wall),
-    )?;
-    Ok(renewed)
+    let signed_at = optional_timestamp(answer.wall_clock.as_ref()).unwrap_or_else(clock::wall);
+    Ok(renewed.into_successor_of(credentials, signed_at)?)
 }
 
 fn backoff() -> Pauses {

@@ -46,10 +46,10 @@ impl RecordsKeyFile {
     /// # Errors
     /// The file cannot be read or written, other users can read it, or it holds no key.
     pub fn load_or_make(&self) -> anyhow::Result<Sealing> {
-        if self.path.symlink_metadata().is_ok() {
+        if !files::is_absent(&self.path) {
             return Ok(Sealing::with(read(&self.path)?));
         }
-        if self.unsettled.symlink_metadata().is_ok() {
+        if !files::is_absent(&self.unsettled) {
             return Ok(Sealing::first(read(&self.unsettled)?));
         }
         let key = RecordsKey::generate()?;
@@ -63,11 +63,11 @@ impl RecordsKeyFile {
     /// # Errors
     /// The file cannot be renamed.
     pub fn settle(&self) -> anyhow::Result<()> {
-        if self.unsettled.symlink_metadata().is_err() {
+        if files::is_absent(&self.unsettled) {
             return Ok(());
         }
         let failed = || format!("cannot make {}", self.path.display());
-        if self.path.symlink_metadata().is_ok() {
+        if !files::is_absent(&self.path) {
             // An operator has copied the key of another broker here.
             return files::remove(&self.unsettled).with_context(failed);
         }

@@ -23,20 +23,30 @@ const ADMIN_LIFETIME: Duration = Duration::from_secs(90 * 24 * 3600);
 /// The longest life of a client's certificate.
 const MAX_LIFETIME: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// Makes the authority, the store and the first administrator's identity.
+/// Makes the authority, the store and the first administrator's identity. A call that failed or was interrupted before the authority
+/// was whole is completed by the next one.
 ///
 /// # Errors
-/// It was done before, or a file cannot be written.
+/// It was done before, the store cannot be opened, or a file cannot be written.
 pub async fn init(config: &BrokerConfig, administrator: Name) -> anyhow::Result<()> {
     check_people_key(config, &config.people_key)?;
     let dir = &config.data_dir;
     let place = private_place(dir).context("cannot keep keys in data_dir")?;
     files::make_private_dir_all(&place).with_context(|| format!("cannot make {}", dir.display()))?;
-    let now = wall();
-    let authority =
-        Authority::init_with(&config.authority_dir(), &config.people_key, &config.trust_domain, now)
-            .context("cannot set up the authority")?;
+    let (now, authority_dir) = (wall(), config.authority_dir());
+    let failed = "cannot set up the authority";
+    Authority::check_init(&authority_dir, &config.people_key).context(failed)?;
+    anyhow::ensure!(
+        !Credentials::exist(&config.admin_dir()),
+        "{} has an identity already; move it away first if the administrator needs a new one",
+        config.admin_dir().display()
+    );
+    // The store first: one that cannot be reached leaves no authority behind.
+    files::make_private_dir(&authority_dir)
+        .with_context(|| format!("cannot make {}", authority_dir.display()))?;
     let (store, coordination) = open_store(config).await.context("cannot make the store")?;
+    let authority = Authority::init_with(&authority_dir, &config.people_key, &config.trust_domain, now)
+        .context(failed)?;
     let principal = Principal::local(Role::Administrator, administrator.clone());
     let (credentials, entry) = sign(&authority, &principal, administrator, ADMIN_LIFETIME, now)?;
     let event = AuditEvent::done(now, "broker", "broker.initialised")
@@ -138,6 +148,36 @@ mod tests {
     use crate::testing::builders::name;
 
     #[tokio::test]
+    async fn a_failed_init_is_completed_by_the_next_one_and_one_that_was_done_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path().join("data");
+        let file = dir.path().join("broker.toml");
+        let config =
+            format!("data_dir = {data:?}\nlisten = \"127.0.0.1:7443\"\nnames = [\"broker.example.org\"]\n");
+        fs::write(&file, config).unwrap();
+        let config = BrokerConfig::load(&file).unwrap();
+        // A directory in the place of the database: the store cannot be opened.
+        fs::create_dir_all(config.store_path()).unwrap();
+        let failed = init(&config, name("root")).await.unwrap_err();
+        assert!(failed.to_string().contains("cannot make the store"), "{failed:#}");
+        assert!(!config.root_key.exists(), "no authority without a store");
+        fs::remove_dir(config.store_path()).unwrap();
+        // Killed after the root's key and its certificate.
+        let other = dir.path().join("other");
+        Authority::init(&other, &config.trust_domain, wall()).unwrap();
+        for made in ["root.key", "root.pem"] {
+            fs::copy(other.join(made), config.authority_dir().join(made)).unwrap();
+        }
+        init(&config, name("root")).await.unwrap();
+        let root_key = fs::read(&config.root_key).unwrap();
+        assert_eq!(root_key, fs::read(other.join("root.key")).unwrap());
+        Credentials::load(&config.admin_dir()).unwrap();
+        let refused = format!("{:#}", init(&config, name("root")).await.unwrap_err());
+        assert!(refused.contains("set up before") && refused.contains("postern-broker issue"), "{refused}");
+        assert_eq!(fs::read(&config.root_key).unwrap(), root_key);
+    }
+
+    #[tokio::test]
     async fn i9_the_first_identity_is_written_after_its_record() {
         let dir = tempfile::tempdir().unwrap();
         let data = dir.path().join("data");
@@ -146,9 +186,8 @@ mod tests {
             format!("data_dir = {data:?}\nlisten = \"127.0.0.1:7443\"\nnames = [\"broker.example.org\"]\n");
         fs::write(&file, config).unwrap();
         let config = BrokerConfig::load(&file).unwrap();
-        // A file in the place of its directory: the identity cannot be written.
-        files::make_private_dir_all(&data).unwrap();
-        fs::write(config.admin_dir(), "").unwrap();
+        // A directory in the place of one of its files: the identity cannot be written.
+        fs::create_dir_all(config.admin_dir().join("roots.pem")).unwrap();
         let failed = init(&config, name("root")).await.unwrap_err();
         assert!(failed.to_string().contains("the administrator's identity"), "{failed:#}");
         let (store, _) = open_store(&config).await.unwrap();

@@ -131,6 +131,16 @@ impl AgentKeys {
         Self { newest: Some(to), before: Some(from), newest_used: false }
     }
 
+    /// Reports whether a key is that of the newest certificate.
+    pub fn is_newest(&self, key: KeyHash) -> bool {
+        self.newest == Some(key)
+    }
+
+    /// Reports whether a session has used the key of the newest certificate: the agent has received that one.
+    pub fn is_newest_used(&self) -> bool {
+        self.newest_used
+    }
+
     /// Decides whether a key admits its holder.
     ///
     /// # Errors

@@ -43,6 +43,7 @@ pub use self::signer::Issued;
 use self::signer::Signer;
 use crate::checkpoint::SignedCheckpoint;
 use crate::credentials::{self, KeyPair};
+use crate::files::is_absent;
 use crate::identity::{SpiffeId, TrustDomain};
 use crate::purpose::Purpose;
 use crate::{Fingerprint, PkiError, files};
@@ -83,10 +84,11 @@ impl Loaded {
 }
 
 impl Authority {
-    /// Makes `root.key`, `root.pem`, and the key and the certificate of each intermediate in the directory.
+    /// Makes `root.key`, `root.pem`, and the key and the certificate of each intermediate in the directory. A call that was interrupted
+    /// is completed by the next one.
     ///
     /// # Errors
-    /// A file exists already, or cannot be written.
+    /// The authority exists already, or a file cannot be read or written.
     pub fn init(dir: &Path, trust_domain: &TrustDomain, now: Timestamp) -> Result<Self, PkiError> {
         Self::init_with(dir, &dir.join("people.key"), trust_domain, now)
     }
@@ -102,22 +104,34 @@ impl Authority {
         now: Timestamp,
     ) -> Result<Self, PkiError> {
         let paths = Paths::of(dir).with_people_key(people_key);
-        paths.check_place_for_people()?;
-        for path in paths.all() {
-            if path.symlink_metadata().is_ok() {
-                return Err(PkiError::Exists { path: path.clone() });
-            }
-        }
-        let root_key = KeyPair::generate()?;
-        let root = certificate::root(&root_key, trust_domain, now)?;
-        let root_key_pem = root_key.0.serialize_pem();
         files::make_dir(dir)?;
-        files::write(&paths.root_key, &root_key_pem, 0o600)?;
-        files::write(&paths.root, &credentials::to_pem(std::slice::from_ref(&root)), 0o644)?;
-        paths.replace(&paths.people, trust_domain, &root, root_key, now)?;
-        let root_key = credentials::parse_key(&paths.root_key, &root_key_pem)?;
-        paths.replace(&paths.agents, trust_domain, &root, root_key, now)?;
+        let lock = paths.lock()?;
+        paths.check_init()?;
+        if is_absent(&paths.root_key) {
+            files::write(&paths.root_key, &KeyPair::generate()?.0.serialize_pem(), 0o600)?;
+        }
+        if is_absent(&paths.root) {
+            let root = certificate::root(&credentials::load_key(&paths.root_key)?, trust_domain, now)?;
+            files::write(&paths.root, &credentials::to_pem(std::slice::from_ref(&root)), 0o644)?;
+        }
+        let roots = Roots::read(&paths)?;
+        let root = &roots.root.der;
+        let root_key = || paths.read_root_key(&paths.root_key, root);
+        paths.check_people_key(&roots)?;
+        paths.renew_people(trust_domain, root, root_key()?, now, &|_| false)?;
+        // Last: before it there is no authority that signs for anyone.
+        paths.replace(&paths.agents, trust_domain, root, root_key()?, now)?;
+        drop(lock);
         Ok(Self::load(dir, trust_domain)?.with_people_key(people_key))
+    }
+
+    /// Checks that [`Self::init_with`] has a place for each file: none of the authority exists, or an interrupted call has made the first
+    /// ones. Nothing is written.
+    ///
+    /// # Errors
+    /// The authority exists already, or the file for the key that signs for people is the place of another file.
+    pub fn check_init(dir: &Path, people_key: &Path) -> Result<(), PkiError> {
+        Paths::of(dir).with_people_key(people_key).check_init()
     }
 
     /// Reads what [`Self::init`] made. `root.key` and `people.key` may have been taken offline. An intermediate that has ended is
@@ -127,7 +141,7 @@ impl Authority {
     /// A file that is missing or malformed, a key that others can read, or an intermediate that no root signed.
     pub fn load(dir: &Path, trust_domain: &TrustDomain) -> Result<Self, PkiError> {
         let paths = Paths::of(dir);
-        if paths.root_key.symlink_metadata().is_ok() {
+        if !is_absent(&paths.root_key) {
             credentials::load_key(&paths.root_key)?;
         }
         let loaded = RwLock::new(Arc::new(Loaded::read(&paths)?));
@@ -179,10 +193,13 @@ impl Authority {
         self.loaded().signer.facts.clone()
     }
 
-    /// Returns the certificate of the intermediate for people; none if there is none yet, or if it cannot be read.
-    pub fn people(&self) -> Option<CaCertificate> {
-        let der = self.paths.people_certificate().ok().flatten()?;
-        CaCertificate::read("people.pem", &der).ok()
+    /// Returns the certificate of the intermediate for people; none if there is none yet.
+    ///
+    /// # Errors
+    /// It cannot be read: that is no sign that there is none.
+    pub fn people(&self) -> Result<Option<CaCertificate>, PkiError> {
+        let der = self.paths.people_certificate()?;
+        der.map(|der| CaCertificate::read("the intermediate for people", &der)).transpose()
     }
 
     /// Returns the file for the key of the intermediate for people.
@@ -199,8 +216,11 @@ impl Authority {
         let (what, loaded) = (self.paths.previous.display().to_string(), self.loaded());
         let mut previous = self.paths.read_previous(now)?;
         // The file with the key may be an older one than the file that signed last.
-        let (copy, people) = (self.paths.people.read_copy(), self.paths.people_certificate().ok().flatten());
-        let is_listed = |copy: &Vec<u8>| previous.contains(copy) || people.as_ref() == Some(copy);
+        let (copy, people) = (self.paths.people.read_copy(), self.paths.people_certificate());
+        // While the present one cannot be read, the copy may be of that one.
+        let is_present =
+            |copy: &Vec<u8>| people.as_ref().map_or(true, |people| people.as_ref() == Some(copy));
+        let is_listed = |copy: &Vec<u8>| previous.contains(copy) || is_present(copy);
         previous.extend(copy.filter(|copy| !is_listed(copy)));
         let trusted = previous.iter().filter(|der| loaded.roots.signer_of(der).is_some());
         trusted.map(|der| CaCertificate::read(&what, der)).collect()
@@ -235,7 +255,7 @@ impl Authority {
         if people.is_at_hand()? {
             return Signer::of(people.read()?, people, &loaded.roots).map(Some);
         }
-        if loaded.signer.facts.purpose.is_none() && people.copy.symlink_metadata().is_err() {
+        if loaded.signer.facts.purpose.is_none() && is_absent(&people.copy) {
             return Ok(None);
         }
         Err(PkiError::NoPeopleKey { path: people.key.clone() })

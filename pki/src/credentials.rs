@@ -43,8 +43,8 @@ impl fmt::Debug for KeyPair {
 #[derive(Debug)]
 pub struct Credentials {
     key: KeyPair,
-    chain: Vec<Vec<u8>>,
-    roots: Vec<Vec<u8>>,
+    pub(crate) chain: Vec<Vec<u8>>,
+    pub(crate) roots: Vec<Vec<u8>>,
     valid: (Timestamp, Timestamp),
 }
 
@@ -90,8 +90,8 @@ impl Credentials {
     }
 
     /// Writes the three files, each whole, into a directory that only its owner can enter. The certificates stand beside the key
-    /// as well: a crash between two files must not leave a key without its certificate. The roots come first, as they may only
-    /// grow from one identity to the next.
+    /// as well: a crash between two files must not leave a key without its certificate. The roots come first: the new ones lead to the
+    /// broker's certificate whichever of the two identities is there, because the broker that sent them is under one of them.
     ///
     /// # Errors
     /// A file cannot be written.

@@ -34,7 +34,11 @@ pub enum PkiError {
         path: PathBuf,
     },
     /// The directory has a certificate authority already.
-    #[error("{} exists already; this authority was set up before", path.display())]
+    #[error(
+        "{} exists already; this authority was set up before. If no administrator has an identity, make one with `postern-broker issue NAME \
+         --role administrator --out DIR`",
+        path.display()
+    )]
     Exists {
         /// The file.
         path: PathBuf,

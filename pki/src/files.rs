@@ -5,6 +5,7 @@ use std::io::{self, Read as _};
 use std::path::Path;
 
 use postern_runtime::files;
+pub(crate) use postern_runtime::files::is_absent;
 use postern_runtime::private_file::{self, PrivateFileError};
 
 use crate::PkiError;

@@ -4,9 +4,13 @@
 //! machine, of another authority, or one that has ended. From then on it can reach no broker, and an operator must enrol it again.
 //!
 //! **The rule.** A renewed identity names the same party in the same trust domain, is valid now, and leads to a root that the receiver
-//! trusts already. A first identity leads to the root that the join token names. Each root that comes with an identity is one that the
-//! receiver trusts, or one for which such a root *vouches*: the chain has a certificate of the new root's name and key that the old
+//! trusts already. A first identity leads to the root that the join token names. Each root that the receiver takes up is one that it
+//! trusts, or one for which such a root *vouches*: the chain has a certificate of the new root's name and key that the old
 //! root signed, and that may sign intermediates. So the holder of an intermediate's key can name no root.
+//!
+//! A root that comes without a voucher is left out, and the identity is taken up without it. Several brokers end the replacement of a
+//! root one after the other: an agent that has learned from one of them that the old root is gone may renew at another that still
+//! sends it, and nothing vouches for an old root.
 //!
 //! The same rule lets a command learn the next root from the chain that the broker shows ([`crate::vouching`]).
 //!
@@ -48,8 +52,8 @@ pub enum SuccessionError {
         /// Its end.
         not_after: Timestamp,
     },
-    /// None of the old roots vouches for one of the new ones.
-    #[error("one of the new roots is none that this host trusts, and no such root vouches for it")]
+    /// The receiver trusts none of the new roots, and none of the old ones vouches for one of them.
+    #[error("none of the new roots is one that this host trusts, or that such a root vouches for")]
     UnknownRoot,
     /// The roots do not contain the one that the join token names.
     #[error("the root that the join token names is not among the roots that the broker sent")]
@@ -60,39 +64,42 @@ pub enum SuccessionError {
 }
 
 impl Credentials {
-    /// Checks that these credentials may take the place of `old` ones at `now`: the broker's time, because a new certificate is valid
-    /// by the clock that signed it.
+    /// Returns these credentials as they may take the place of `old` ones at `now`, without the roots that nothing vouches for. `now` is
+    /// the broker's time, because a new certificate is valid by the clock that signed it.
     ///
     /// # Errors
     /// See [`SuccessionError`].
-    pub fn check_successor_of(&self, old: &Self, now: Timestamp) -> Result<(), SuccessionError> {
+    pub fn into_successor_of(self, old: &Self, now: Timestamp) -> Result<Self, SuccessionError> {
         let (found, expected) = (identity::uri_of(self.leaf())?, identity::uri_of(old.leaf())?);
         if found != expected {
             return Err(SuccessionError::OtherParty { found, expected });
         }
-        self.check_roots(old.roots(), now)?;
         self.check_chain(old.roots(), now)?;
+        let new = self.with_known_roots(old.roots(), now)?;
         // The roots replace the old ones: with roots that do not lead to its certificate, the next connection would be the last.
-        self.check_chain(self.roots(), now)
+        new.check_chain(new.roots(), now)?;
+        Ok(new)
     }
 
-    /// Checks that these credentials are a first identity under the root that a join token names, at the broker's time.
+    /// Returns these credentials as a first identity under the root that a join token names, at the broker's time, without the roots
+    /// that nothing vouches for.
     ///
     /// # Errors
     /// See [`SuccessionError`].
-    pub fn check_first_under(&self, pinned: Fingerprint, now: Timestamp) -> Result<(), SuccessionError> {
+    pub fn into_first_under(self, pinned: Fingerprint, now: Timestamp) -> Result<Self, SuccessionError> {
         let is_pinned = |root: &&Vec<u8>| Fingerprint::of(root) == pinned;
-        let root = self.roots().iter().find(is_pinned).ok_or(SuccessionError::NotPinned)?;
-        let root = std::slice::from_ref(root);
-        self.check_roots(root, now)?;
-        self.check_chain(root, now)
+        let root = self.roots().iter().find(is_pinned).ok_or(SuccessionError::NotPinned)?.clone();
+        let root = std::slice::from_ref(&root);
+        self.check_chain(root, now)?;
+        self.with_known_roots(root, now)
     }
 
-    /// Checks that each root is one of the trusted ones, or that one of those vouches for it.
-    fn check_roots(&self, trusted: &[Vec<u8>], now: Timestamp) -> Result<(), SuccessionError> {
+    /// Keeps those of the roots that are trusted, or for which a trusted one vouches.
+    fn with_known_roots(mut self, trusted: &[Vec<u8>], now: Timestamp) -> Result<Self, SuccessionError> {
         let is_known =
-            |root: &Vec<u8>| trusted.contains(root) || is_vouched_for(root, trusted, self.chain(), now);
-        if self.roots().iter().all(is_known) { Ok(()) } else { Err(SuccessionError::UnknownRoot) }
+            |root: &Vec<u8>| trusted.contains(root) || is_vouched_for(root, trusted, &self.chain, now);
+        self.roots.retain(is_known);
+        if self.roots.is_empty() { Err(SuccessionError::UnknownRoot) } else { Ok(self) }
     }
 
     fn check_chain(&self, roots: &[Vec<u8>], now: Timestamp) -> Result<(), SuccessionError> {

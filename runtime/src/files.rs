@@ -71,6 +71,12 @@ pub fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     fs::rename(temporary, path)
 }
 
+/// Reports whether there is nothing at a path, not even a link. A path that cannot be looked at does not count as absent: its use then
+/// fails with the cause.
+pub fn is_absent(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+}
+
 /// Removes a file; a missing file counts as removed.
 ///
 /// # Errors

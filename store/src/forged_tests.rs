@@ -42,6 +42,7 @@ fn agent(target: &str) -> AgentRecord {
         banned: None,
         keys: None,
         roots: Vec::new(),
+        certificate_root: None,
         cloned: None,
         forgotten: None,
     }

@@ -15,7 +15,7 @@ use postern_core::policy::{Authorized, Denial, Opening, PolicyLimit, Requester, 
 use postern_core::text::Justification;
 use postern_core::{
     AccessRequest, CloseReason, Event, Grant, GrantId, GrantState, Invalid, Name, Policy, PrincipalKey, Role,
-    TargetId, Window,
+    SourcePrefix, TargetId, Window,
 };
 use postern_provider::CloudError;
 use postern_store::{
@@ -174,7 +174,7 @@ async fn earlier(app: &App, caller: &Caller, asked: &KeyedRequest) -> Result<Opt
     let Some(id) = app.store.grant_of_request(caller.principal.key(), key).await? else { return Ok(None) };
     let Some(grant) = app.store.durable_grant(id).await?.transpose() else { return Ok(None) };
     let grant = grant.map(|grant| grant.record);
-    if !same_request(&grant, &asked.request) {
+    if !is_of_request(&grant, asked) {
         let remedy = "use a new key for a new request";
         return Err(Invalid::new("idempotency_key", "was used for another request", remedy).into());
     }
@@ -183,15 +183,23 @@ async fn earlier(app: &App, caller: &Caller, asked: &KeyedRequest) -> Result<Opt
     Ok(Some(grant))
 }
 
-fn same_request(grant: &Grant, request: &AccessRequest) -> bool {
-    let wanted = request.targets().len() * request.ports().len() * request.sources().len();
-    grant.duration == request.duration()
+/// Reports whether a grant may be the one of an earlier call of the same request. A request that named no source may have been narrowed
+/// to one of the caller's addresses, and its repetition may come from fewer or more of them: it is the same if they share an address.
+fn is_of_request(grant: &Grant, asked: &KeyedRequest) -> bool {
+    let request = &asked.request;
+    let granted: BTreeSet<SourcePrefix> = grant.windows.iter().map(|window| window.source).collect();
+    let is_asked = |source: &SourcePrefix| request.sources().contains(source);
+    let are_its_sources = if asked.is_from_caller {
+        granted.iter().any(is_asked)
+    } else {
+        granted.len() == request.sources().len() && granted.iter().all(is_asked)
+    };
+    are_its_sources
+        && grant.duration == request.duration()
         && grant.justification == *request.justification()
-        && grant.windows.len() == wanted
+        && grant.windows.len() == request.targets().len() * request.ports().len() * granted.len()
         && grant.windows.iter().all(|window| {
-            request.targets().contains(&window.target)
-                && request.ports().contains(&window.port)
-                && request.sources().contains(&window.source)
+            request.targets().contains(&window.target) && request.ports().contains(&window.port)
         })
 }
 

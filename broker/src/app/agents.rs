@@ -33,7 +33,7 @@ use crate::limits::log_due;
 pub use agent_caller::AgentCaller;
 pub use contradiction::{record_contradiction, take_kept_checkpoint};
 pub use forget::{HeldWindows, forget};
-pub use renewal::{is_renewal_wanted, record_roots};
+pub use renewal::{AgentRoots, is_renewal_wanted, record_roots};
 
 /// Makes a join token for a target's agent.
 ///
@@ -110,6 +110,7 @@ pub async fn enroll(app: &App, token: &str, csr: &[u8]) -> Result<(TargetId, Iss
     // A certificate of the former agent may end later, and must not count as one that the store has lost.
     let newest_end = known.as_ref().map_or(issued.not_after, |agent| agent.record.certificate_not_after);
     let agent = AgentRecord::enrolled(target.clone(), now, newest_end.max(issued.not_after), keys);
+    let agent = AgentRecord { certificate_root: Some(issued.root), ..agent };
     let event = AuditEvent::done(now, format!("agent/{target}"), "agent.enrolled").on_target(&target);
     let transaction = Transaction::default().take_token(&hash).put_agent(agent, expect).audit(event);
     match app.store.commit(transaction).await {
@@ -157,7 +158,8 @@ async fn renew_of(
     let keys = AgentKeys::renewed(caller.key, key_of(&issued)?);
     let Versioned { record, version } = agent;
     let certificate_not_after = record.certificate_not_after.max(issued.not_after);
-    let agent = AgentRecord { certificate_not_after, keys: Some(keys), ..record };
+    let certificate_root = Some(issued.root);
+    let agent = AgentRecord { certificate_not_after, keys: Some(keys), certificate_root, ..record };
     let event =
         AuditEvent::done(app.clock.now(), format!("agent/{target}"), "agent.renewed").on_target(target);
     app.store.commit(Transaction::default().put_agent(agent, Expect::Version(version)).audit(event)).await?;
@@ -235,6 +237,14 @@ pub struct Admission {
     agent: Versioned<AgentRecord>,
     /// The change of its keys to record before the session starts.
     first_use: Option<FirstUse>,
+}
+
+impl Admission {
+    /// Returns the root under which the caller's certificate was signed, if the record knows it.
+    pub fn certificate_root(&self, caller: &AgentCaller) -> Option<KeyHash> {
+        let record = &self.agent.record;
+        record.certificate_root.filter(|_| record.keys.is_some_and(|keys| keys.is_newest(caller.key)))
+    }
 }
 
 /// The standing of an agent that asks for a session.
@@ -347,7 +357,9 @@ async fn record_key(
         .with("key", caller.key)
         .with("adopted", adopted);
     let certificate_not_after = record.certificate_not_after.max(caller.certificate_not_after);
-    let agent = AgentRecord { certificate_not_after, keys: Some(keys), ..record };
+    // Of a certificate that the store has lost the record knows no root.
+    let certificate_root = record.certificate_root.filter(|_| !adopted);
+    let agent = AgentRecord { certificate_not_after, keys: Some(keys), certificate_root, ..record };
     app.store.commit(Transaction::default().put_agent(agent, Expect::Version(version)).audit(event)).await?;
     Ok(())
 }

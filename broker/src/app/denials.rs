@@ -62,6 +62,12 @@ impl App {
         self.record_or_count(agent_of.into(), event).await
     }
 
+    /// Reports whether an agent may cause one more record of a change that it can report without end. Otherwise the change is left
+    /// out, as no count of it is worth a record.
+    pub(super) fn may_record(&self, agent_of: &TargetId) -> bool {
+        self.denials.passes(&agent_of.into())
+    }
+
     async fn record_or_count(&self, caller: Owner, event: AuditEvent) -> Result<bool, StoreError> {
         if !self.denials.passes(&caller) {
             self.denials.omit(caller, &event);

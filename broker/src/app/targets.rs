@@ -6,7 +6,7 @@ use postern_core::plan::Layer;
 use postern_core::policy::{Protection, protection};
 use postern_core::{Grant, Policy, Role, TargetId};
 
-use super::known_targets::{known_targets, readable_policies};
+use super::known_targets::TargetRecords;
 use super::{App, Caller, Error};
 use crate::layers::report::{LayerReport, LayerStatus};
 
@@ -41,17 +41,17 @@ pub async fn list(
     size: usize,
     after: Option<TargetId>,
 ) -> Result<(Vec<TargetView>, Option<TargetId>), Error> {
-    let policies = visible_policies(app, caller).await?;
-    let mut targets: Vec<TargetId> = known_targets(app)
-        .await?
-        .into_iter()
+    let records = TargetRecords::read(app).await?;
+    let visible = visible_policies(&records, caller);
+    let known = records.known_targets(app).await?.into_iter();
+    let mut targets: Vec<TargetId> = known
         .filter(|target| after.as_ref().is_none_or(|after| target > after))
-        .filter(|target| may_see(caller, target, &policies))
+        .filter(|target| may_see(caller, target, &visible))
         .collect();
     let more = targets.len() > size;
     targets.truncate(size);
     let next = targets.last().filter(|_| more).cloned();
-    Ok((views(app, caller, targets).await?, next))
+    Ok((views(app, caller, &records, targets).await?, next))
 }
 
 /// Returns one target.
@@ -60,31 +60,32 @@ pub async fn list(
 /// The target is not known, or the caller may not see it: the answer is the same.
 pub async fn get(app: &App, caller: &Caller, id: &TargetId) -> Result<TargetView, Error> {
     let missing = || Error::NotFound { what: format!("the target {id}") };
-    let policies = visible_policies(app, caller).await?;
-    let is_covered = policies.iter().any(|policy| policy.covers(id));
-    if !may_see(caller, id, &policies) || (!is_covered && !known_targets(app).await?.contains(id)) {
+    let records = TargetRecords::read_about(app, id).await?;
+    if !may_see(caller, id, &visible_policies(&records, caller)) || !records.know(app, id).await? {
         return Err(missing());
     }
-    views(app, caller, vec![id.clone()]).await?.pop().ok_or_else(missing)
+    views(app, caller, &records, vec![id.clone()]).await?.pop().ok_or_else(missing)
 }
 
-/// Reads the policies that the caller may see: a requester, those under which it may request access.
-async fn visible_policies(app: &App, caller: &Caller) -> Result<Vec<Policy>, Error> {
-    let policies = readable_policies(app).await?.into_iter().map(|policy| policy.record);
+/// Returns the policies that the caller may see: a requester, those under which it may request access.
+fn visible_policies<'a>(records: &'a TargetRecords, caller: &Caller) -> Vec<&'a Policy> {
     let is_requester = caller.principal.role() == Role::Requester;
-    Ok(policies.filter(|policy| !is_requester || policy.admits(&caller.principal)).collect())
+    let policies = records.policies.iter();
+    policies.filter(|policy| !is_requester || policy.admits(&caller.principal)).collect()
 }
 
 /// Reports whether the caller may see a target. `visible` are the policies that it may see.
-fn may_see(caller: &Caller, target: &TargetId, visible: &[Policy]) -> bool {
+fn may_see(caller: &Caller, target: &TargetId, visible: &[&Policy]) -> bool {
     caller.principal.role() != Role::Requester || visible.iter().any(|policy| policy.covers(target))
 }
 
-async fn views(app: &App, caller: &Caller, targets: Vec<TargetId>) -> Result<Vec<TargetView>, Error> {
-    let policies: Vec<Policy> =
-        readable_policies(app).await?.into_iter().map(|policy| policy.record).collect();
-    let grants = app.store.open_grants().await?;
-    let open = open_windows(grants.iter().map(|grant| &grant.record), app.clock.now());
+async fn views(
+    app: &App,
+    caller: &Caller,
+    TargetRecords { policies, open_grants }: &TargetRecords,
+    targets: Vec<TargetId>,
+) -> Result<Vec<TargetView>, Error> {
+    let open = open_windows(open_grants.iter(), app.clock.now());
     let peers = app.peer_status(&targets).await?;
     let view = |id: TargetId| {
         let covering: Vec<&Policy> = policies.iter().filter(|policy| policy.covers(&id)).collect();
@@ -101,7 +102,7 @@ async fn views(app: &App, caller: &Caller, targets: Vec<TargetId>) -> Result<Vec
             .iter()
             .filter(|policy| caller.principal.role() != Role::Requester || policy.admits(&caller.principal));
         TargetView {
-            protection: protection(&id, &policies),
+            protection: protection(&id, policies),
             policies: named.map(|policy| policy.name.to_string()).collect(),
             open_windows: open.get(&id).copied().unwrap_or_default(),
             host,

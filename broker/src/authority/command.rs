@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use postern_pki::Authority;
 use postern_pki::authority::{CaCertificate, PeopleOutcome, RollPhase, is_same_file};
 
+use super::root_key::in_a_line;
 use super::{RootKey, Standing, humane};
 use crate::clock::wall;
 use crate::config::BrokerConfig;
@@ -71,7 +72,8 @@ pub fn status(config: &BrokerConfig) -> anyhow::Result<(String, usize)> {
     if authority.phase() == RollPhase::Switched {
         text += &line("old root, still trusted", &authority.old_root(), now);
     }
-    let (agents, people, revoked) = (authority.intermediate(), authority.people(), authority.revoked()?);
+    let (agents, people) = (authority.intermediate(), authority.people().map_err(in_a_line));
+    let revoked = authority.revoked()?;
     let mut add = |line: String| text += &line;
     let of_state = |role: &str, state: &str, found: &CaCertificate| {
         let state = if revoked.contains(&found.key) { ", revoked" } else { state };
@@ -79,16 +81,19 @@ pub fn status(config: &BrokerConfig) -> anyhow::Result<(String, usize)> {
     };
     add(of_state("intermediate", "", &agents));
     let signs = match (agents.purpose, &people) {
-        (None, None) => {
+        (None, Ok(None)) => {
             "for agents, brokers and people: `postern-broker authority renew --root-key FILE` makes two of it".to_owned()
         }
-        (None, Some(_)) => "for agents and brokers; it is not marked, so that its key can also make a certificate of a person: \
+        (None, Ok(Some(_)) | Err(_)) => "for agents and brokers; it is not marked, so that its key can also make a certificate of a person: \
                             `postern-broker authority renew --root-key FILE` marks it"
             .to_owned(),
         (Some(purpose), _) => format!("for {}", purpose.parties()),
     };
     add(format!("  it signs {signs}\n"));
-    if let Some(people) = people {
+    if let Err(reason) = &people {
+        add(format!("intermediate for people: cannot be read: {reason}\n"));
+    }
+    if let Ok(Some(people)) = people {
         add(of_state("intermediate for people", "", &people));
         let file = authority.people_key_file().display().to_string();
         let is_there = authority.people_key_file().exists();
@@ -163,22 +168,10 @@ pub(super) fn line(role: &str, certificate: &CaCertificate, now: Timestamp) -> S
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::path::PathBuf;
 
     use super::super::{revoke_command, roll_command};
     use super::*;
-
-    /// Makes an authority, and returns its configuration; the key of the root is offline, in the returned file.
-    fn an_authority(dir: &Path) -> (BrokerConfig, PathBuf) {
-        let (data, file, offline) = (dir.join("data"), dir.join("broker.toml"), dir.join("root.key"));
-        let text =
-            format!("data_dir = {data:?}\nlisten = \"127.0.0.1:7443\"\nnames = [\"broker.example.org\"]\n");
-        fs::write(&file, text).unwrap();
-        let config = BrokerConfig::load(&file).unwrap();
-        Authority::init(&config.authority_dir(), &config.trust_domain, wall()).unwrap();
-        fs::rename(&config.root_key, &offline).unwrap();
-        (config, offline)
-    }
+    use crate::testing::authority::an_authority;
 
     #[test]
     fn a_replaced_intermediate_that_is_revoked_is_not_shown_as_trusted() {

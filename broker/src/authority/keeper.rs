@@ -290,7 +290,7 @@ impl Keeper {
         let (root, intermediate) = (authority.root().life, authority.intermediate().life);
         telemetry::certificate_ends("root", root.not_after);
         telemetry::certificate_ends("intermediate", intermediate.not_after);
-        if let Some(people) = authority.people() {
+        if let Ok(Some(people)) = authority.people() {
             telemetry::certificate_ends("people", people.life.not_after);
         }
         telemetry::certificate_ends("serving", self.serving.not_after);

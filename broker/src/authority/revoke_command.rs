@@ -8,6 +8,7 @@ use postern_pki::Authority;
 use postern_pki::purpose::Purpose;
 
 use super::command::{check_people_key, load};
+use super::root_key::in_a_line;
 use crate::clock::wall;
 use crate::config::BrokerConfig;
 
@@ -24,9 +25,18 @@ pub fn revoke(
 ) -> anyhow::Result<String> {
     let (authority, now) = (load(config)?, wall());
     let (dir, domain) = (config.authority_dir(), &config.trust_domain);
-    let known = authority.known_intermediate(key, now);
     let signs_for_agents = authority.intermediate().key == key;
-    let signs_for_people = authority.people().is_some_and(|people| people.key == key);
+    // Unread, it could be the revoked one, or make way for another one that nothing has asked for.
+    let people = authority.people().with_context(|| {
+        let (key_file, copy) = (authority.people_key_file().display(), dir.join("people.pem"));
+        format!(
+            "cannot read the intermediate for people, so nothing is revoked; repair {key_file} and {}, or move both away and make another one \
+             with `postern-broker authority renew --root-key FILE --replace-people`",
+            copy.display()
+        )
+    })?;
+    let signs_for_people = people.as_ref().is_some_and(|people| people.key == key);
+    let known = authority.known_intermediate(key, now);
     if signs_for_agents || signs_for_people {
         let root_key = root_key.context(
             "this intermediate signs now, so that it must be replaced first; add --root-key FILE with the root's private key",
@@ -35,7 +45,7 @@ pub fn revoke(
         let failed = "cannot replace the intermediate";
         if signs_for_people {
             Authority::replace_people(&dir, domain, people_key, root_key, now).context(failed)?;
-        } else if authority.people().is_none() {
+        } else if people.is_none() {
             // It signs for people as well.
             Authority::renew_people(&dir, domain, people_key, root_key, now).context(failed)?;
         }
@@ -44,18 +54,23 @@ pub fn revoke(
         }
     }
     let is_news = Authority::revoke_intermediate(&dir, key).context("cannot revoke the intermediate")?;
-    let parties = match known.as_ref().map(|known| known.purpose) {
-        Some(Some(Purpose::Agents)) => {
+    let parties = match known.map(|known| known.map(|known| known.purpose)) {
+        Ok(Some(Some(Purpose::Agents))) => {
             "Agents renew their certificates within minutes, each by the key that the broker has recorded; no person is affected"
         }
-        Some(Some(Purpose::People)) => {
+        Ok(Some(Some(Purpose::People))) => {
             "Every person under it needs a new certificate from `postern-broker issue`"
         }
-        Some(None) => {
+        Ok(Some(None)) => {
             "Agents renew their certificates within minutes, each by the key that the broker has recorded; every person under it needs a \
              new certificate from `postern-broker issue`"
         }
-        None => "It is none of this authority's own; another broker under the root may have it",
+        Ok(None) => "It is none of this authority's own; another broker under the root may have it",
+        // The list is for people alone, and must not hinder a revocation.
+        Err(error) => &format!(
+            "It is not one that signs now; whether it was replaced here is not known: {}",
+            in_a_line(error)
+        ),
     };
     let already = if is_news { "" } else { " already" };
     Ok(format!(
@@ -63,4 +78,36 @@ pub fn revoke(
          its store. {parties}",
         config.data_dir.display()
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::testing::authority::an_authority;
+
+    #[test]
+    fn i6_while_the_intermediate_for_people_cannot_be_read_none_is_made_and_none_is_revoked() {
+        let dir = tempfile::tempdir().unwrap();
+        let (config, root_key) = an_authority(dir.path());
+        let authority = load(&config).unwrap();
+        let (agents, people) = (authority.intermediate().key, authority.people().unwrap().unwrap().key);
+        let whole = fs::read(&config.people_key).unwrap();
+        fs::write(&config.people_key, "damaged").unwrap();
+        for key in [agents, people] {
+            let refused = revoke(&config, key, Some(&root_key), &config.people_key).unwrap_err();
+            let refused = format!("{refused:#}");
+            assert!(refused.contains("people.key") && refused.contains("--replace-people"), "{refused}");
+        }
+        let after = load(&config).unwrap();
+        assert_eq!(after.intermediate(), authority.intermediate());
+        assert_eq!((after.revoked().unwrap(), after.previous(wall()).unwrap()), (vec![], vec![]));
+        let (text, warnings) = super::super::command::status(&config).unwrap();
+        assert!(text.contains("intermediate for people: cannot be read") && warnings > 0, "{text}");
+        fs::write(&config.people_key, whole).unwrap();
+        revoke(&config, people, Some(&root_key), &config.people_key).unwrap();
+        let after = load(&config).unwrap();
+        assert!(after.people().unwrap().unwrap().key != people && after.intermediate().key == agents);
+    }
 }

@@ -37,8 +37,8 @@ pub struct WaitingParties {
     pub switched: bool,
     /// The time of the report, by the wall clock.
     pub at: Timestamp,
-    /// Before the next root signs: the agents that have not reported that they trust it. Afterwards: those with a certificate from
-    /// before. At most 1,000 are named.
+    /// Before the next root signs: the agents that have not reported that they trust it. Afterwards: those that have not used a
+    /// certificate under it. At most 1,000 are named.
     pub agents: Vec<String>,
     /// After the next root signs: the principals with a certificate from before that has not ended. At most 1,000 are named.
     pub people: Vec<String>,
@@ -85,7 +85,8 @@ impl RollReport {
             }
         }
         if switched {
-            let people_at = authority.people().map_or(now, |people| people.made_at());
+            let people = authority.people().context("cannot read the intermediate for people")?;
+            let people_at = people.map_or(now, |people| people.made_at());
             for principal in store.issued_principals().await.context("cannot read the principals")? {
                 let IssuedPrincipal { principal, certificates, .. } = principal.record;
                 let is_in_use = |certificate: &IssuedCertificate| {
@@ -132,8 +133,11 @@ fn waits(agent: &AgentRecord, next: KeyHash, switched_at: Option<Timestamp>) -> 
         return false;
     }
     let renewed_at = agent.certificate_not_after.saturating_sub(AGENT_LIFETIME).unwrap_or(Timestamp::MIN);
-    match switched_at {
-        None => !agent.roots.contains(&next),
-        Some(switched_at) => renewed_at < switched_at,
+    let has_not_used_newest = || agent.keys.is_some_and(|keys| !keys.is_newest_used());
+    match (switched_at, agent.certificate_root) {
+        (None, _) => !agent.roots.contains(&next),
+        // By the root itself: a broker that switches later goes on to sign under the old one.
+        (Some(_), Some(root)) => root != next || has_not_used_newest(),
+        (Some(switched_at), None) => renewed_at < switched_at,
     }
 }

@@ -86,10 +86,12 @@ impl Standing {
             let published = self.published.lock().unwrap_or_else(PoisonError::into_inner);
             (published.failure.clone(), published.is_revoked)
         };
+        let people = authority.people();
         let facts = Facts {
             root: authority.root().life,
             intermediate: authority.intermediate().life,
-            people: authority.people().map(|people| people.life),
+            people: people.as_ref().ok().and_then(Option::as_ref).map(|people| people.life),
+            people_failure: people.err().map(in_a_line),
             is_revoked,
             failure,
             root_key: self.root_key(authority),

@@ -25,6 +25,8 @@ pub(super) struct Facts {
     pub(super) intermediate: Life,
     /// The life of the intermediate for people, if there is one.
     pub(super) people: Option<Life>,
+    /// The reason why the intermediate for people cannot be read.
+    pub(super) people_failure: Option<String>,
     /// Set if the intermediate for agents, which signed the serving certificate, is revoked.
     pub(super) is_revoked: bool,
     /// The reason why the last attempt to renew failed, or why the files cannot be used.
@@ -66,6 +68,12 @@ pub(super) fn warnings(facts: &Facts, now: Timestamp) -> Vec<String> {
     }
     let people = facts.people.filter(|people| people.not_after < facts.root.not_after);
     found.extend(people.and_then(|people| people_in_words(&people, now)));
+    if let Some(reason) = &facts.people_failure {
+        found.push(format!(
+            "the authority's intermediate certificate for people cannot be read ({reason}); repair people.key and people.pem, or move both \
+             away and run `postern-broker authority renew --root-key FILE --replace-people`"
+        ));
+    }
     if facts.is_revoked {
         found.push(format!(
             "the authority's intermediate certificate is revoked, and still signs; {RENEW} on this machine"
@@ -185,6 +193,7 @@ mod tests {
             intermediate: life(0, 365),
             failure: None,
             people: None,
+            people_failure: None,
             is_revoked: false,
             root_key: RootKey::Offline,
             stale_copy: None,
@@ -237,6 +246,14 @@ mod tests {
         }
         let found = warnings(&Facts { is_revoked: true, ..facts() }, day(1));
         assert!(found.len() == 1 && found[0].contains("is revoked, and still signs"), "{found:?}");
+    }
+
+    #[test]
+    fn an_intermediate_for_people_that_cannot_be_read_is_named_with_the_remedy() {
+        let damaged = Facts { people_failure: Some("people.key is malformed".into()), ..facts() };
+        let found = warnings(&damaged, day(1));
+        assert!(found.len() == 1 && found[0].contains("people.key is malformed"), "{found:?}");
+        assert!(found[0].contains("--replace-people"), "{found:?}");
     }
 
     #[test]

@@ -7,6 +7,8 @@ use jiff::SignedDuration;
 use postern_core::Invalid;
 use serde::Deserialize;
 
+use super::number::number;
+
 /// The range of the number of records between two checkpoints.
 const RECORDS_RANGE: RangeInclusive<u64> = 1..=100_000;
 /// The range of the time between two checkpoints.
@@ -42,14 +44,14 @@ impl AuditSection {
     /// The first key that is wrong.
     pub(super) fn checked(self) -> Result<AuditSettings, Invalid> {
         let usual = AuditSettings::default();
-        let records = self.checkpoint_records.unwrap_or(usual.checkpoint_records);
-        if !RECORDS_RANGE.contains(&records) {
-            let problem = format!("{records} is out of range");
-            return Err(Invalid::new("audit.checkpoint_records", problem, "use 1 to 100000"));
-        }
         let every = self.checkpoint_every.as_deref().map(every).transpose()?;
         Ok(AuditSettings {
-            checkpoint_records: records,
+            checkpoint_records: number(
+                ("audit", "checkpoint_records"),
+                self.checkpoint_records,
+                RECORDS_RANGE,
+                usual.checkpoint_records,
+            )?,
             checkpoint_every: every.unwrap_or(usual.checkpoint_every),
         })
     }

@@ -4,15 +4,13 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::SignedDuration;
-use postern_core::text::clipped;
+use postern_core::text::{MAX_REPEATED, clipped};
 use postern_core::{Invalid, SourcePrefix};
 use serde::Deserialize;
 use toml::Value;
 
 use crate::limits::{Limits, ROWS, Row, SettingValue};
 
-/// The characters that an error repeats of a value or a key.
-const MAX_REPEATED: usize = 80;
 /// The one key that is no row: a list.
 const LOAD_BALANCERS: &str = "load_balancers";
 

@@ -226,7 +226,7 @@ limits! {
         Message message: usize = 1_048_576, 65_536..=4_194_304,
             "bytes of a message of `PutPolicy`";
         ExpensiveReads expensive_reads: usize = 2, 2..=64,
-            "reads at once that go through many records: `audit verify`, `assess`, a tail of the audit log from far back, lists of grants and targets without a filter. Further ones wait; `audit verify` and `assess` leave one place to the others";
+            "reads at once that go through many records: `audit verify`, `assess`, a tail of the audit log from far back, lists of targets, agents and principals, lists of grants without a filter. Further ones wait; `audit verify` and `assess` leave one place to the others";
         ExpensiveReadsWaiting expensive_reads_waiting: usize = 256, 1..=4_096,
             "such reads that wait; a further one is refused. The pages of a watch or a tail wait without a bound of their own: calls have one";
         ExpensiveReadsPerCaller expensive_reads_per_caller: usize = 64, 1..=4_096,

@@ -231,6 +231,7 @@ async fn i10_the_leases_of_targets_that_are_gone_are_given_back() {
             banned: None,
             keys: None,
             roots: Vec::new(),
+            certificate_root: None,
             cloned: None,
             forgotten,
         };

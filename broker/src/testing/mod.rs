@@ -1,5 +1,6 @@
 //! The helpers that tests share: an app over fakes, builders of grants and policies, and the captured log.
 
+pub(crate) mod authority;
 pub(crate) mod captured_log;
 pub(crate) mod counted;
 mod test_app;

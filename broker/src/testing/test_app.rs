@@ -10,6 +10,7 @@ use postern_pki::authority::Authority;
 use postern_pki::identity::TrustDomain;
 use postern_provider::Provider;
 use postern_provider::fake::FakeCloud;
+use postern_store::testing::fake_peer::FakePeer;
 use postern_store::testing::memory::Memory;
 use postern_store::{Expect, Transaction};
 use tempfile::TempDir;
@@ -48,17 +49,25 @@ impl TestApp {
 
     /// An app with these quotas.
     pub(crate) fn within(quotas: &Quotas) -> Self {
+        Self::of(quotas, &Cluster::alone())
+    }
+
+    /// An app beside another broker.
+    pub(crate) fn beside(peer: &Arc<FakePeer>) -> Self {
+        Self::of(&Quotas::default(), &Cluster::of(Arc::clone(peer) as _))
+    }
+
+    fn of(quotas: &Quotas, cluster: &Arc<Cluster>) -> Self {
         let (clock, wakeups) = (Clock::start(jiff::Timestamp::UNIX_EPOCH), Arc::new(Wakeups::default()));
         let (store, cloud): (Memory, Arc<FakeCloud>) = (Memory::default(), Arc::default());
-        let cluster = Cluster::alone();
         let (dir, trust_domain) = (tempfile::tempdir().unwrap(), TrustDomain::new("postern").unwrap());
-        let observer = observer_over(&cloud, clock, &wakeups, &cluster);
+        let observer = observer_over(&cloud, clock, &wakeups, cluster);
         let app = App {
             store: store.store(),
             sessions: Arc::clone(&observer.sessions),
             cloud: Arc::clone(&observer.cloud),
             observer,
-            cluster,
+            cluster: Arc::clone(cluster),
             clone_attempts: CloneAttempts::default(),
             wakeups,
             grant_changes: GrantChanges::default(),

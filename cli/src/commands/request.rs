@@ -34,7 +34,8 @@ pub(super) async fn request(
     let addresses = if asked.sources.is_empty() { broker.caller_addresses().await } else { Vec::new() };
     let request = v1::RequestAccessRequest { caller_addresses: addresses.clone(), ..to_wire(asked) };
     let answer = send(broker, request, token).await?;
-    if let Some(grant) = answer.grant.as_ref().filter(|_| !answer.repeated_request) {
+    // Under a key of the command's own, a repeated request is one whose first answer was lost.
+    if let Some(grant) = answer.grant.as_ref().filter(|_| !(answer.repeated_request && key_was_given)) {
         note_addresses(console, &addresses, grant);
     }
     let grant = answer.grant.ok_or_else(|| Failure::BadAnswer { what: "it contains no grant".to_owned() })?;
@@ -55,29 +56,28 @@ pub(super) async fn request(
     outcome
 }
 
-/// Says which of this machine's addresses a grant lets in, if the broker sees it at two.
+/// Notes for which of this machine's addresses a grant has windows, if the broker sees the machine at two.
 fn note_addresses(console: &mut Console, addresses: &[v1::CallerAddress], grant: &v1::Grant) {
-    let is_in = |address: &&v1::CallerAddress| {
+    let has_window = |address: &&v1::CallerAddress| {
         let source = address.address.parse().map(SourcePrefix::single).map(|source| source.to_string());
         source.is_ok_and(|source| grant.windows.iter().any(|window| window.source == source))
     };
-    let names = |addresses: Vec<&v1::CallerAddress>| {
+    let names = |addresses: &[&v1::CallerAddress]| {
         addresses.iter().map(|address| address.address.as_str()).collect::<Vec<_>>().join(" and ")
     };
-    let (let_in, left_out): (Vec<_>, Vec<_>) = addresses.iter().partition(is_in);
-    if left_out.is_empty() {
-        if !let_in.is_empty() {
-            console
-                .note(&format!("the broker sees this machine at {}; the grant lets both in", names(let_in)));
-        }
-        return;
-    }
-    console.note(&format!(
-        "the broker also sees this machine at {}, which the grant does not let in: the policies do not allow it, or the target has no \
-         address of that family; connect to the target from {}",
-        names(left_out),
-        names(let_in)
-    ));
+    let (open, closed): (Vec<_>, Vec<_>) = addresses.iter().partition(has_window);
+    let note = match (&open[..], &closed[..]) {
+        // The broker sees one address alone, or the command named the sources.
+        ([], _) => return,
+        (open, []) => format!("the broker sees this machine at {}; the grant is for both", names(open)),
+        (open, closed) => format!(
+            "the broker also sees this machine at {}; the grant has no window for that address, because the policies do not allow it or \
+             the target has no address of that family; connect to the target from {}",
+            names(closed),
+            names(open)
+        ),
+    };
+    console.note(&note);
 }
 
 fn to_wire(asked: args::RequestArgs) -> v1::RequestAccessRequest {

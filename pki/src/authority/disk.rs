@@ -17,6 +17,7 @@ use jiff::Timestamp;
 
 use super::certificate::{self, CaCertificate, is_of_key};
 use crate::credentials::{self, KeyPair};
+use crate::files::is_absent;
 use crate::purpose::Purpose;
 use crate::{PkiError, TrustDomain, files, identity};
 
@@ -160,10 +161,20 @@ impl Paths {
         Self { people: Slot { key: key.to_owned(), ..self.people }, ..self }
     }
 
-    /// The files that `init` makes.
-    pub(super) fn all(&self) -> [&PathBuf; 6] {
+    /// Checks that an authority may be made here, or an interrupted `init` completed: that one left the root's key, which it writes
+    /// first, and no intermediate for agents, which it writes last.
+    pub(super) fn check_init(&self) -> Result<(), PkiError> {
+        self.check_place_for_people()?;
         let (agents, people) = (&self.agents, &self.people);
-        [&self.root_key, &self.root, &agents.key, &agents.copy, &people.key, &people.copy]
+        let is_interrupted = !is_absent(&self.root_key)
+            && [&self.previous, &self.roll, &self.revoked].into_iter().all(|path| is_absent(path));
+        let made_first: &[&PathBuf] =
+            if is_interrupted { &[] } else { &[&self.root_key, &self.root, &people.key, &people.copy] };
+        let made_last = [&agents.key, &agents.copy];
+        match made_first.iter().chain(&made_last).find(|path| !is_absent(path)) {
+            Some(path) => Err(PkiError::Exists { path: (*path).clone() }),
+            None => Ok(()),
+        }
     }
 
     /// Reads the root's key from a file.
@@ -204,7 +215,7 @@ impl Paths {
         due: &dyn Fn(&[u8]) -> bool,
     ) -> Result<PeopleOutcome, PkiError> {
         let is_at_hand = self.people.is_at_hand()?;
-        if !is_at_hand && self.people.copy.symlink_metadata().is_ok() {
+        if !is_at_hand && !is_absent(&self.people.copy) {
             return Ok(PeopleOutcome::Offline(self.people.key.clone()));
         }
         if is_at_hand && self.people.read().is_ok_and(|found| !due(&found.certificate)) {
@@ -229,7 +240,7 @@ impl Paths {
         if self.people.is_at_hand()? {
             return self.people.read().map(|found| Some(found.certificate));
         }
-        if self.people.copy.symlink_metadata().is_err() {
+        if is_absent(&self.people.copy) {
             return Ok(None);
         }
         only(&self.people.copy, credentials::load_certificates(&self.people.copy)?).map(Some)
@@ -239,12 +250,10 @@ impl Paths {
     pub(super) fn move_root_keys(&self, next: &[u8]) -> Result<(), PkiError> {
         // A begin that was interrupted may have left a key that is none of the next root's.
         let is_next = |key: KeyPair| is_of_key(next, &key);
-        if self.next_root_key.symlink_metadata().is_err()
-            || !credentials::load_key(&self.next_root_key).is_ok_and(is_next)
-        {
+        if is_absent(&self.next_root_key) || !credentials::load_key(&self.next_root_key).is_ok_and(is_next) {
             return Ok(());
         }
-        if self.root_key.symlink_metadata().is_ok() {
+        if !is_absent(&self.root_key) {
             files::rename(&self.root_key, &self.retired_root_key)?;
         }
         files::rename(&self.next_root_key, &self.root_key)
@@ -252,7 +261,7 @@ impl Paths {
 
     /// Reads the replaced intermediates that are valid at `now`, the newest last.
     pub(super) fn read_previous(&self, now: Timestamp) -> Result<Vec<Vec<u8>>, PkiError> {
-        if self.previous.symlink_metadata().is_err() {
+        if is_absent(&self.previous) {
             return Ok(Vec::new());
         }
         let mut certificates = credentials::load_certificates(&self.previous)?;

@@ -8,7 +8,6 @@
 //! that file is offline.
 
 use std::fs;
-use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
@@ -16,6 +15,7 @@ use super::certificate::{CaCertificate, is_of_key};
 use super::disk::Paths;
 use super::roots::Roots;
 use crate::credentials::{self, KeyPair};
+use crate::files::is_absent;
 use crate::purpose::Purpose;
 use crate::{PkiError, files};
 
@@ -37,10 +37,6 @@ fn resolved(path: &Path) -> PathBuf {
         (Some(parent), Some(name)) => parent.join(name),
         (None | Some(_), None | Some(_)) => path,
     }
-}
-
-fn is_absent(path: &Path) -> bool {
-    path.symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
 }
 
 impl Paths {
@@ -93,7 +89,7 @@ impl Paths {
 
     /// Checks as [`Self::check_people_key`] does, unless the intermediate for people stays because its key is elsewhere.
     pub(super) fn check_people_key_if_written(&self, roots: &Roots) -> Result<(), PkiError> {
-        if !self.people.is_at_hand()? && self.people.copy.symlink_metadata().is_ok() {
+        if !self.people.is_at_hand()? && !is_absent(&self.people.copy) {
             return Ok(());
         }
         self.check_people_key(roots)

@@ -27,8 +27,8 @@ impl Authority {
         now: Timestamp,
     ) -> Result<CaCertificate, PkiError> {
         let paths = Paths::of(dir);
-        let (root, root_key) = read_active_root(&paths, root_key)?;
         let _lock = paths.lock()?;
+        let (root, root_key) = read_active_root(&paths, root_key)?;
         let made = paths.replace(&paths.agents, trust_domain, &root, root_key, now)?;
         CaCertificate::read("the new intermediate", &made)
     }
@@ -46,8 +46,8 @@ impl Authority {
         now: Timestamp,
     ) -> Result<PeopleOutcome, PkiError> {
         let paths = Paths::of(dir).with_people_key(people_key);
-        let (root, root_key) = read_active_root(&paths, root_key)?;
         let _lock = paths.lock()?;
+        let (root, root_key) = read_active_root(&paths, root_key)?;
         paths.check_people_key_if_written(&Roots::read(&paths)?)?;
         paths.renew_people(trust_domain, &root, root_key, now, &|_| true)
     }
@@ -64,8 +64,8 @@ impl Authority {
         now: Timestamp,
     ) -> Result<CaCertificate, PkiError> {
         let paths = Paths::of(dir).with_people_key(people_key);
-        let (root, root_key) = read_active_root(&paths, root_key)?;
         let _lock = paths.lock()?;
+        let (root, root_key) = read_active_root(&paths, root_key)?;
         paths.check_people_key(&Roots::read(&paths)?)?;
         let made = paths.replace(&paths.people, trust_domain, &root, root_key, now)?;
         CaCertificate::read("the new intermediate", &made)
@@ -77,8 +77,8 @@ impl Authority {
     /// # Errors
     /// As [`Self::renew`], and as [`Self::reload`].
     pub fn renew_if_due(&self, root_key: &Path, now: Timestamp) -> Result<bool, PkiError> {
-        let (root, key) = read_active_root(&self.paths, root_key)?;
         let _lock = self.paths.lock()?;
+        let (root, key) = read_active_root(&self.paths, root_key)?;
         self.reload()?;
         let due = self.is_renewal_due(now);
         if due {
@@ -118,20 +118,37 @@ impl Authority {
         if !self.is_people_renewal_due(now) {
             return Ok(None);
         }
-        let (root, key) = read_active_root(&self.paths, root_key)?;
         let _lock = self.paths.lock()?;
-        self.paths.check_people_key_if_written(&Roots::read(&self.paths)?)?;
-        match self.paths.renew_people(&self.trust_domain, &root, key, now, &|_| true)? {
+        self.renew_people_locked(root_key, now)
+    }
+
+    /// Renews the intermediate for people, if the one on disk is due by now: another program may have renewed it just before. The caller
+    /// holds the lock.
+    fn renew_people_locked(
+        &self,
+        root_key: &Path,
+        now: Timestamp,
+    ) -> Result<Option<CaCertificate>, PkiError> {
+        let Self { paths, trust_domain, .. } = self;
+        let (root, key) = read_active_root(paths, root_key)?;
+        let life_of_root = CaCertificate::read("the root", &root)?.life;
+        let is_due = |people: &[u8]| {
+            let found = CaCertificate::read("the intermediate for people", people);
+            found.is_ok_and(|found| is_renewal_due(&found.life, &life_of_root, now))
+        };
+        paths.check_people_key_if_written(&Roots::read(paths)?)?;
+        match paths.renew_people(trust_domain, &root, key, now, &is_due)? {
             PeopleOutcome::Renewed(made) => Ok(Some(*made)),
             PeopleOutcome::Kept | PeopleOutcome::Offline(_) => Ok(None),
         }
     }
 
-    /// Reports whether the intermediate for people should be renewed at `now`, and its key is at hand.
+    /// Reports whether the intermediate for people should be renewed at `now`, and its key is at hand. One that cannot be read is not
+    /// renewed: [`Self::people`] says why.
     pub fn is_people_renewal_due(&self, now: Timestamp) -> bool {
         let is_due =
             |people: CaCertificate| is_renewal_due(&people.life, &self.loaded().active_root().life, now);
-        self.people().is_some_and(is_due) && self.paths.people.is_at_hand().unwrap_or(false)
+        self.people().ok().flatten().is_some_and(is_due) && self.paths.people.is_at_hand().unwrap_or(false)
     }
 
     /// Returns `intermediate.pem` if it is not a copy of the intermediate on disk: a renewal was killed between the two
@@ -158,5 +175,55 @@ impl Authority {
     pub fn is_renewal_due(&self, now: Timestamp) -> bool {
         let loaded = self.loaded();
         is_renewal_due(&loaded.signer.facts.life, &loaded.active_root().life, now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const DAY: Duration = Duration::from_secs(24 * 3600);
+
+    #[test]
+    fn the_intermediate_for_people_is_judged_again_under_the_lock() {
+        let (dir, domain) = (tempfile::tempdir().unwrap(), TrustDomain::default());
+        let now = postern_runtime::clock::wall();
+        let authority = Authority::init(dir.path(), &domain, now - DAY * 200).unwrap();
+        let root_key = dir.path().join("root.key");
+        assert!(authority.is_people_renewal_due(now));
+        // Another program was faster.
+        let made = authority.renew_people_if_due(&root_key, now).unwrap().unwrap();
+        assert_eq!(authority.renew_people_locked(&root_key, now).unwrap(), None);
+        assert_eq!(authority.people().unwrap(), Some(made));
+    }
+
+    #[test]
+    fn the_root_that_signs_is_read_under_the_lock() {
+        let (dir, domain) = (tempfile::tempdir().unwrap(), TrustDomain::default());
+        let now = postern_runtime::clock::wall();
+        let authority = Authority::init(dir.path(), &domain, now - DAY * 200).unwrap();
+        // A switch of the root that is under way may move the key: it is not looked for before.
+        let (root_key, people_key) = (dir.path().join("moved.key"), dir.path().join("people.key"));
+        let renew: [(&str, &dyn Fn() -> Result<(), PkiError>); 5] = [
+            ("renew", &|| Authority::renew(dir.path(), &domain, &root_key, now).map(drop)),
+            ("renew_people", &|| {
+                Authority::renew_people(dir.path(), &domain, &people_key, &root_key, now).map(drop)
+            }),
+            ("replace_people", &|| {
+                Authority::replace_people(dir.path(), &domain, &people_key, &root_key, now).map(drop)
+            }),
+            ("renew_if_due", &|| authority.renew_if_due(&root_key, now).map(drop)),
+            ("renew_people_if_due", &|| authority.renew_people_if_due(&root_key, now).map(drop)),
+        ];
+        let lock = authority.paths.lock().unwrap();
+        for (name, renew) in renew {
+            assert!(matches!(renew(), Err(PkiError::RenewalUnderWay { .. })), "{name}");
+        }
+        drop(lock);
+        for (name, renew) in renew {
+            assert!(matches!(renew(), Err(PkiError::File { .. })), "{name}");
+        }
     }
 }

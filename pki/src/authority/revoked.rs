@@ -9,6 +9,7 @@ use postern_core::KeyHash;
 
 use super::{Authority, CaCertificate};
 use crate::authority::disk::Paths;
+use crate::files::is_absent;
 use crate::{PkiError, files};
 
 /// The most intermediates that can be revoked.
@@ -45,15 +46,29 @@ impl Authority {
     }
 
     /// Returns the intermediate of this authority with this public key: one that signs, or one that was replaced.
-    pub fn known_intermediate(&self, key: KeyHash, now: jiff::Timestamp) -> Option<CaCertificate> {
-        let current = std::iter::once(self.intermediate()).chain(self.people());
-        let previous = self.previous(now).unwrap_or_default();
-        current.chain(previous).find(|known| known.key == key)
+    ///
+    /// # Errors
+    /// The intermediate for people, or the list of those that were replaced, cannot be read, and none that can be read has the key.
+    pub fn known_intermediate(
+        &self,
+        key: KeyHash,
+        now: jiff::Timestamp,
+    ) -> Result<Option<CaCertificate>, PkiError> {
+        let is_named = |known: &CaCertificate| known.key == key;
+        let agents = Some(self.intermediate()).filter(is_named);
+        if agents.is_some() {
+            return Ok(agents);
+        }
+        let people = self.people()?.filter(is_named);
+        if people.is_some() {
+            return Ok(people);
+        }
+        Ok(self.previous(now)?.into_iter().find(is_named))
     }
 }
 
 fn read(file: &Path) -> Result<Vec<KeyHash>, PkiError> {
-    if file.symlink_metadata().is_err() {
+    if is_absent(file) {
         return Ok(Vec::new());
     }
     let text = files::read(file)?;

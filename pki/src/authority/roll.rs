@@ -32,6 +32,7 @@ use super::certificate::{self, CaCertificate, is_signed_by};
 use super::disk::{Paths, PeopleOutcome};
 use super::roots::{RollPhase, Roots};
 use crate::credentials::{self, KeyPair};
+use crate::files::is_absent;
 use crate::{PkiError, TrustDomain, files};
 
 impl Authority {
@@ -62,7 +63,7 @@ impl Authority {
         }
         let old_key = paths.read_root_key(root_key, &roots.root.der)?;
         paths.check_next_root_place(place)?;
-        let key = if place.symlink_metadata().is_ok() {
+        let key = if !is_absent(place) {
             paths.read_new_root_key(place, &roots)?
         } else {
             let key = KeyPair::generate()?;
@@ -95,7 +96,7 @@ impl Authority {
         let roots = Roots::read(&paths)?;
         let next = roots.next.as_ref().ok_or(PkiError::NoRoll)?.root.der.clone();
         // An interrupted switch may have moved the key already.
-        let waiting = paths.next_root_key.symlink_metadata().is_ok();
+        let waiting = !is_absent(&paths.next_root_key);
         let place = new_root_key.unwrap_or(if waiting { &paths.next_root_key } else { &paths.root_key });
         let key = || paths.read_root_key(place, &next);
         paths.check_people_key_if_written(&roots)?;
@@ -120,7 +121,7 @@ impl Authority {
         let roots = Roots::read(&paths)?;
         let Some(next) = roots.next.clone() else {
             let root = roots.root.facts;
-            if paths.roll.symlink_metadata().is_err() {
+            if is_absent(&paths.roll) {
                 return Err(PkiError::NothingToFinish { serial: root.serial, end: root.life.not_after });
             }
             files::remove(&paths.roll)?;

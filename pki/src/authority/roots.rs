@@ -6,6 +6,7 @@ use super::certificate::{CaCertificate, is_signed_by};
 use super::disk::{Paths, only};
 use crate::PkiError;
 use crate::credentials::{self, KeyPair};
+use crate::files::is_absent;
 
 /// The phase of the replacement of a root.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,7 +57,7 @@ impl Roots {
     pub(super) fn read(paths: &Paths) -> Result<Self, PkiError> {
         let root = Root::of(&paths.root, only(&paths.root, credentials::load_certificates(&paths.root)?)?)?;
         let mut next = None;
-        if paths.roll.symlink_metadata().is_ok() {
+        if !is_absent(&paths.roll) {
             let found = credentials::load_certificates(&paths.roll)?;
             let [new, voucher] = <[Vec<u8>; 2]>::try_from(found).map_err(|_| {
                 PkiError::malformed(paths.roll.display().to_string(), "it does not hold two certificates")

@@ -1,6 +1,7 @@
 //! An intermediate in use, with its key.
 
 use jiff::Timestamp;
+use postern_core::KeyHash;
 use postern_core::checkpoint::Checkpoint;
 use rcgen::{CertificateParams, CertificateSigningRequestParams, Issuer, SigningKey as _};
 use rustls::pki_types::CertificateDer;
@@ -21,12 +22,16 @@ pub struct Issued {
     pub chain: Vec<Vec<u8>>,
     /// The end of the certificate.
     pub not_after: Timestamp,
+    /// The root that it leads to without the voucher, by the hash of its public key.
+    pub root: KeyHash,
 }
 
 /// An intermediate that signs.
 pub(super) struct Signer {
     pub(super) certificate: Vec<u8>,
     pub(super) facts: CaCertificate,
+    /// The key of the root that signed the intermediate.
+    root: KeyHash,
     /// The certificate by which the old root vouches for the next one, while a root is being replaced.
     voucher: Option<Vec<u8>>,
     issuer: Issuer<'static, rcgen::KeyPair>,
@@ -51,17 +56,17 @@ impl Signer {
             return Err(PkiError::KeyMismatch);
         }
         // Otherwise the authority would sign certificates that no peer trusts.
-        if roots.signer_of(&certificate).is_none() {
+        let Some(root) = roots.signer_of(&certificate).map(|root| root.facts.key) else {
             let problem = format!("{} did not sign it; put back the two that belong together", roots.file());
             return Err(PkiError::malformed(from, problem));
-        }
+        };
         if facts.purpose.is_some_and(|purpose| purpose != slot.purpose) {
             let problem = format!("it is not the intermediate for {}", slot.purpose.parties());
             return Err(PkiError::malformed(from, problem));
         }
         let issuer = Issuer::from_ca_cert_der(&CertificateDer::from(certificate.as_slice()), key.0)?;
         let voucher = roots.next.as_ref().map(|next| next.voucher.clone());
-        Ok(Self { certificate, facts, voucher, issuer })
+        Ok(Self { certificate, facts, root, voucher, issuer })
     }
 
     pub(super) fn check_valid(&self, now: Timestamp) -> Result<(), PkiError> {
@@ -100,6 +105,7 @@ impl Signer {
         let not_after = identity::not_after(signed.der())
             .map_err(|error| PkiError::Crypto { problem: error.to_string() })?;
         let leaf = [signed.der().to_vec(), self.certificate.clone()];
-        Ok(Issued { chain: leaf.into_iter().chain(self.voucher.clone()).collect(), not_after })
+        let chain = leaf.into_iter().chain(self.voucher.clone()).collect();
+        Ok(Issued { chain, not_after, root: self.root })
     }
 }

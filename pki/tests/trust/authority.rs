@@ -24,7 +24,7 @@ fn an_authority_is_made_once_and_signs_without_its_root_key() {
     };
     let made_again = || Authority::init(ca.dir.path(), &TrustDomain::default(), now());
     let before = files();
-    assert!(matches!(made_again(), Err(PkiError::Exists { path }) if path.ends_with("root.key")));
+    assert!(matches!(made_again(), Err(PkiError::Exists { path }) if path.ends_with("intermediate.key")));
     assert_eq!(files(), before);
     fs::remove_file(ca.dir.path().join("root.key")).unwrap();
     assert!(matches!(made_again(), Err(PkiError::Exists { path }) if path.ends_with("root.pem")));
@@ -33,6 +33,45 @@ fn an_authority_is_made_once_and_signs_without_its_root_key() {
     assert_eq!(loaded.fingerprint(), ca.authority.fingerprint());
     let key = KeyPair::generate().unwrap();
     loaded.issue(&key.csr().unwrap(), &agent(), HOUR, now()).unwrap();
+}
+
+#[test]
+fn an_interrupted_init_is_completed_by_the_next_one_with_the_keys_that_it_made() {
+    let names = ["root.key", "root.pem", "people.key", "people.pem", "intermediate.key", "intermediate.pem"];
+    let whole = Ca::new();
+    for made in 0..=names.len() {
+        let dir = tempfile::tempdir().unwrap();
+        let read = |name: &str| fs::read(dir.path().join(name)).unwrap();
+        for name in &names[..made] {
+            fs::copy(whole.dir.path().join(name), dir.path().join(name)).unwrap();
+        }
+        let again = Authority::init(dir.path(), &TrustDomain::default(), now());
+        if made > 4 {
+            // The authority is there: only its copy for people may be missing.
+            assert!(matches!(again, Err(PkiError::Exists { .. })), "{made}");
+            Authority::load(dir.path(), &TrustDomain::default()).unwrap();
+            continue;
+        }
+        let authority = again.unwrap();
+        for name in &names[..made] {
+            assert_eq!(read(name), fs::read(whole.dir.path().join(name)).unwrap(), "{made}: {name}");
+        }
+        for identity in [agent(), alice()] {
+            let key = KeyPair::generate().unwrap();
+            authority.issue(&key.csr().unwrap(), &identity, HOUR, now()).unwrap();
+        }
+        assert_eq!(authority.previous(now()).unwrap(), []);
+    }
+    // A lost intermediate is no interrupted init where a copy of it, or a mark of a life before, is left.
+    for left in ["intermediate.pem", "previous.pem", "revoked.txt"] {
+        let ca = Ca::new();
+        let files = ["intermediate.key", "intermediate.pem"];
+        let copy = fs::read(ca.dir.path().join("intermediate.pem")).unwrap();
+        files.iter().for_each(|name| fs::remove_file(ca.dir.path().join(name)).unwrap());
+        fs::write(ca.dir.path().join(left), copy).unwrap();
+        let again = Authority::init(ca.dir.path(), &TrustDomain::default(), now());
+        assert!(matches!(again, Err(PkiError::Exists { .. })), "{left}");
+    }
 }
 
 #[test]

@@ -32,7 +32,7 @@ async fn is_trusted(ca: &Ca, server: Credentials) -> (bool, bool) {
 async fn i7_each_intermediate_signs_for_its_own_parties_alone() {
     let ca = Ca::new();
     assert_eq!(ca.authority.intermediate().purpose, Some(Purpose::Agents));
-    assert_eq!(ca.authority.people().unwrap().purpose, Some(Purpose::People));
+    assert_eq!(ca.authority.people().unwrap().unwrap().purpose, Some(Purpose::People));
     for (signer, id, admitted) in [
         ("intermediate", agent(), true),
         ("intermediate", SpiffeId::Broker, true),
@@ -82,7 +82,7 @@ fn without_the_key_for_people_the_authority_signs_for_agents_alone() {
     assert!(matches!(refused, PkiError::NoPeopleKey { .. }), "{refused}");
     assert!(refused.to_string().contains("--people-key"), "{refused}");
     // The certificate of the intermediate stays on the machine, and its end is known.
-    assert!(ca.authority.people().is_some());
+    assert!(ca.authority.people().unwrap().is_some());
     let domain = TrustDomain::default();
     let authority = Authority::load(ca.dir.path(), &domain).unwrap().with_people_key(&key);
     authority.issue(&csr, &alice(), HOUR, now()).unwrap();
@@ -91,12 +91,12 @@ fn without_the_key_for_people_the_authority_signs_for_agents_alone() {
         let root_key = ca.dir.path().join("root.key");
         Authority::renew_people(ca.dir.path(), &domain, people_key, &root_key, now()).unwrap()
     };
-    let before = authority.people().unwrap();
+    let before = authority.people().unwrap().unwrap();
     let absent = ca.dir.path().join("people.key");
     assert_eq!(renew(&absent), PeopleOutcome::Offline(absent.clone()));
-    assert_eq!(authority.people().unwrap(), before);
+    assert_eq!(authority.people().unwrap().unwrap(), before);
     let PeopleOutcome::Renewed(made) = renew(&key) else { panic!("it is not renewed") };
-    assert!(*made != before && authority.people().unwrap() == *made);
+    assert!(*made != before && authority.people().unwrap().unwrap() == *made);
     assert!(!absent.exists());
 }
 
@@ -104,7 +104,7 @@ fn without_the_key_for_people_the_authority_signs_for_agents_alone() {
 async fn i7_an_authority_with_one_intermediate_goes_on_until_its_renewal_makes_two() {
     let ca = a_single_intermediate();
     let (domain, root_key) = (TrustDomain::default(), ca.dir.path().join("root.key"));
-    assert_eq!((ca.authority.intermediate().purpose, ca.authority.people()), (None, None));
+    assert_eq!((ca.authority.intermediate().purpose, ca.authority.people().unwrap()), (None, None));
     let (old_agent, old_alice) = (ca.agent(), ca.principal());
     assert!(admits(&ca, &old_agent).await && admits(&ca, &old_alice).await);
 
@@ -126,5 +126,5 @@ fn a_renewal_that_is_due_makes_two_intermediates_of_one() {
     let later = now() + HOUR * 24 * 200;
     assert!(ca.authority.renew_if_due(&ca.dir.path().join("root.key"), later).unwrap());
     assert_eq!(ca.authority.intermediate().purpose, Some(Purpose::Agents));
-    assert_eq!(ca.authority.people().unwrap().purpose, Some(Purpose::People));
+    assert_eq!(ca.authority.people().unwrap().unwrap().purpose, Some(Purpose::People));
 }

@@ -40,7 +40,7 @@ fn renewed(ca: &Ca, old: &Credentials) -> Result<Credentials, SuccessionError> {
     let key = KeyPair::generate().unwrap();
     let issued = ca.authority.issue(&key.csr().unwrap(), &agent(), HOUR, now()).unwrap();
     let new = Credentials::new(key, issued.chain, ca.authority.roots()).unwrap();
-    new.check_successor_of(old, now()).map(|()| new)
+    new.into_successor_of(old, now())
 }
 
 async fn connects(ca: &Ca, client: &Credentials) -> bool {
@@ -53,7 +53,7 @@ async fn enrols(ca: &Ca) -> bool {
     let issued = ca.authority.issue(&key.csr().unwrap(), &agent(), HOUR, now()).unwrap();
     let first = Credentials::new(key, issued.chain, ca.authority.roots()).unwrap();
     handshake(ca.broker(), pinned, NAME).await.is_ok()
-        && first.check_first_under(ca.authority.fingerprint(), now()).is_ok()
+        && first.into_first_under(ca.authority.fingerprint(), now()).is_ok()
 }
 
 #[tokio::test]
@@ -141,16 +141,56 @@ async fn a_command_learns_the_next_root_from_the_brokers_chain_and_drops_the_old
 fn i7_the_holder_of_an_intermediates_key_names_no_root() {
     let ca = Ca::new();
     let old = ca.agent();
-    let key = KeyPair::generate().unwrap();
-    let issued = ca.authority.issue(&key.csr().unwrap(), &agent(), HOUR, now()).unwrap();
-    let (chain, mut roots) = (issued.chain, ca.authority.roots());
     // The stolen intermediate as a root: its certificate is of that name and key, and signed by the root.
+    let mut roots = ca.authority.roots();
     roots.push(Forgery::by(&ca, "intermediate").root());
-    let new = Credentials::new(key, chain, roots).unwrap();
-    let refused = new.check_successor_of(&old, now()).unwrap_err();
+    let new = |roots: Vec<Vec<u8>>| {
+        let key = KeyPair::generate().unwrap();
+        let issued = ca.authority.issue(&key.csr().unwrap(), &agent(), HOUR, now()).unwrap();
+        Credentials::new(key, issued.chain, roots).unwrap()
+    };
+    let own = ca.authority.roots();
+    assert_eq!(new(roots.clone()).into_successor_of(&old, now()).unwrap().roots(), own);
+    let pinned = ca.authority.fingerprint();
+    assert_eq!(new(roots.clone()).into_first_under(pinned, now()).unwrap().roots(), own);
+    let refused = new(roots[1..].to_vec()).into_successor_of(&old, now()).unwrap_err();
     assert!(matches!(refused, SuccessionError::UnknownRoot), "{refused}");
-    let first = new.check_first_under(ca.authority.fingerprint(), now()).unwrap_err();
-    assert!(matches!(first, SuccessionError::UnknownRoot), "{first}");
+    let refused = new(roots[1..].to_vec()).into_first_under(pinned, now()).unwrap_err();
+    assert!(matches!(refused, SuccessionError::NotPinned), "{refused}");
+}
+
+#[tokio::test]
+async fn an_agent_that_learned_the_end_from_one_broker_renews_at_one_that_has_not_finished() {
+    let ca = Ca::new();
+    begin(&ca).unwrap();
+    switch(&ca).unwrap();
+    // The other broker has a copy of the files, and is one step behind.
+    let dir = tempfile::tempdir().unwrap();
+    for entry in fs::read_dir(ca.dir.path()).unwrap().map(Result::unwrap) {
+        fs::copy(entry.path(), dir.path().join(entry.file_name())).unwrap();
+    }
+    let authority = Authority::load(dir.path(), &TrustDomain::default()).unwrap();
+    let behind = Ca { authority, dir };
+    let of_both = ca.agent();
+    finish(&ca).unwrap();
+    let [next] = &ca.authority.roots()[..] else { panic!("two roots after the end") };
+    assert_eq!(behind.authority.roots().len(), 2);
+
+    let ended = renewed(&ca, &of_both).unwrap();
+    assert_eq!(ended.roots(), std::slice::from_ref(next));
+    // It does not take the old root back, and renews again and again at either.
+    let mut machine = ended;
+    for at in [&behind, &behind, &ca, &behind] {
+        machine = renewed(at, &machine).unwrap();
+        assert_eq!(machine.roots(), std::slice::from_ref(next));
+        assert!(connects(&ca, &machine).await && connects(&behind, &machine).await);
+    }
+    // So does an agent that enrols at the one with a token of the other.
+    let issued = KeyPair::generate().unwrap();
+    let certificate = behind.authority.issue(&issued.csr().unwrap(), &agent(), HOUR, now()).unwrap();
+    let first = Credentials::new(issued, certificate.chain, behind.authority.roots()).unwrap();
+    let first = first.into_first_under(ca.authority.fingerprint(), now()).unwrap();
+    assert_eq!(first.roots(), std::slice::from_ref(next));
 }
 
 #[test]
@@ -172,17 +212,18 @@ fn each_step_can_be_repeated_and_completes_an_interrupted_one() {
     assert!(matches!(finish(&ca), Err(PkiError::NotSwitched)));
 
     // Killed between the two intermediates.
-    let (old_agents, old_people) = (fs::read(file(&ca, "intermediate.key")).unwrap(), ca.authority.people());
+    let (old_agents, old_people) =
+        (fs::read(file(&ca, "intermediate.key")).unwrap(), ca.authority.people().unwrap());
     switch(&ca).unwrap();
-    assert_ne!(ca.authority.people(), old_people);
-    let people = ca.authority.people();
+    assert_ne!(ca.authority.people().unwrap(), old_people);
+    let people = ca.authority.people().unwrap();
     fs::write(file(&ca, "intermediate.key"), &old_agents).unwrap();
     // Killed between the two renames of the root keys.
     fs::rename(file(&ca, "root.key"), file(&ca, "next-root.key")).unwrap();
     ca.authority.reload().unwrap();
     assert_eq!(ca.authority.phase(), RollPhase::Begun);
     assert_eq!(switch(&ca).unwrap(), PeopleOutcome::Kept);
-    assert_eq!((ca.authority.people(), ca.authority.phase()), (people, RollPhase::Switched));
+    assert_eq!((ca.authority.people().unwrap(), ca.authority.phase()), (people, RollPhase::Switched));
     assert_eq!(fs::read(file(&ca, "root.key")).unwrap(), next_key);
     assert_eq!(fs::read(file(&ca, "retired-root.key")).unwrap(), old_root_key);
     let agents = ca.authority.intermediate();

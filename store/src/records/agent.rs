@@ -34,6 +34,9 @@ pub struct AgentRecord {
     /// The roots that the agent trusts, by the hashes of their public keys, as it reported them last while a root was being replaced.
     #[serde(default)]
     pub roots: Vec<KeyHash>,
+    /// The root under which its newest certificate was signed, by the hash of its public key; none if the record does not know it.
+    #[serde(default)]
+    pub certificate_root: Option<KeyHash>,
 }
 
 impl AgentRecord {
@@ -53,6 +56,7 @@ impl AgentRecord {
             cloned: None,
             forgotten: None,
             roots: Vec::new(),
+            certificate_root: None,
         }
     }
 }

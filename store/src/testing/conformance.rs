@@ -87,5 +87,6 @@ fn agent(target: &str) -> AgentRecord {
         cloned: None,
         forgotten: None,
         roots: Vec::new(),
+        certificate_root: None,
     }
 }

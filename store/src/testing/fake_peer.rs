@@ -23,6 +23,7 @@ struct PeerState {
     held_by_peer: BTreeSet<TargetId>,
     token: u64,
     asked_to_look: Vec<TargetId>,
+    status_reads: usize,
 }
 
 impl FakePeer {
@@ -39,6 +40,11 @@ impl FakePeer {
     /// Returns the targets that the peer was asked to look at since the last call.
     pub fn asked_to_look(&self) -> Vec<TargetId> {
         std::mem::take(&mut self.lock().asked_to_look)
+    }
+
+    /// Returns how often the statuses of other brokers were read.
+    pub fn status_reads(&self) -> usize {
+        self.lock().status_reads
     }
 
     fn lock(&self) -> MutexGuard<'_, PeerState> {
@@ -75,6 +81,11 @@ impl Coordination for FakePeer {
     async fn ask_to_look(&self, target: &TargetId) -> Result<(), StoreError> {
         self.lock().asked_to_look.push(target.clone());
         Ok(())
+    }
+
+    async fn statuses(&self, _: &[TargetId]) -> Result<Vec<(TargetId, String)>, StoreError> {
+        self.lock().status_reads += 1;
+        Ok(Vec::new())
     }
 
     async fn list_members(&self) -> Result<Vec<MemberInfo>, StoreError> {

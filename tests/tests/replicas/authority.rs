@@ -68,7 +68,7 @@ fn i7_an_intermediate_that_is_revoked_on_one_broker_is_refused_by_the_others() {
     let dir = world.replicas.replica(0).broker().data_dir().join("ca");
     let authority = Authority::load(&dir, &TrustDomain::default()).unwrap();
     let (people, agents) =
-        (authority.people().unwrap().key.to_string(), authority.intermediate().key.to_string());
+        (authority.people().unwrap().unwrap().key.to_string(), authority.intermediate().key.to_string());
     let root_key = dir.join("root.key").to_string_lossy().into_owned();
     let revoke = |key: &str| {
         let command = ["authority", "revoke-intermediate", key, "--root-key", &root_key];

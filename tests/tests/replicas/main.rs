@@ -5,6 +5,7 @@
 
 mod agent_fleet;
 mod authority;
+mod authority_roll;
 mod check;
 mod clones;
 mod driver;

@@ -154,7 +154,8 @@ fn i7_after_the_theft_of_both_intermediates_the_thief_is_refused_and_every_agent
         }
     });
 
-    let (agents, people) = (thief.intermediate().key.to_string(), thief.people().unwrap().key.to_string());
+    let (agents, people) =
+        (thief.intermediate().key.to_string(), thief.people().unwrap().unwrap().key.to_string());
     let shown = authority(&world, &["status"]).1;
     assert!(shown.contains(&agents) && shown.contains(&people), "{shown}");
     let root_key = ca(&world).join("root.key").to_string_lossy().into_owned();

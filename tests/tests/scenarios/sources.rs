@@ -136,7 +136,7 @@ fn a_request_lets_in_both_addresses_of_a_machine_that_reaches_the_broker_by_both
     let (vm, alice) = (&world.net.vm, &world.net.alice);
     let (code, said) = request_by_name(&world, &[]);
     assert_eq!(code, 0, "{said}");
-    assert!(said.contains("the grant lets both in"), "{said}");
+    assert!(said.contains("the grant is for both"), "{said}");
     assert_eq!([alice.reach(vm.tcp(TCP)), alice.reach(vm.tcp6(TCP))], [Reach::Open; 2]);
     assert_eq!(world.net.mallory.reach(vm.tcp6(TCP)), Reach::Filtered);
 }
@@ -148,7 +148,7 @@ fn an_address_that_the_policies_do_not_allow_is_left_out_and_the_command_says_so
     let (vm, alice) = (&world.net.vm, &world.net.alice);
     let (code, said) = request_by_name(&world, &[]);
     assert_eq!(code, 0, "{said}");
-    assert!(said.contains(&format!("{}, which the grant does not let in", alice.v6())), "{said}");
+    assert!(said.contains(&format!("{}; the grant has no window for that address", alice.v6())), "{said}");
     assert_eq!([alice.reach(vm.tcp(TCP)), alice.reach(vm.tcp6(TCP))], [Reach::Open, Reach::Filtered]);
     assert!(world.admin.audited("grant.requested").iter().all(|event| event.contains("done")), "no denial");
     // A source that is named is taken as it is.

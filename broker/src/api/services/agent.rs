@@ -10,16 +10,18 @@ use postern_proto::v1::agent_service_server::AgentService;
 use postern_store::CloneAlarm;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::reads::within_answer;
+use super::reads::{Reads, refused, within_answer};
 use super::session::{self, SessionStream};
 use crate::api::error::to_status;
 use crate::api::request::{agent, caller, page_token, target_id};
 use crate::app::App;
 use crate::app::agents::{self, AgentView, Arrival};
 use crate::clock::wall;
+use crate::limits::ReadKind;
 
 pub(super) struct AgentApi {
     pub(super) app: Arc<App>,
+    pub(super) reads: Reads,
 }
 
 #[tonic::async_trait]
@@ -74,7 +76,9 @@ impl AgentService for AgentApi {
         &self,
         request: Request<v1::ListAgentsRequest>,
     ) -> Result<Response<v1::ListAgentsResponse>, Status> {
+        let caller = caller(&request)?;
         let (size, token) = convert::page(request.get_ref().page.as_ref()).map_err(|e| invalid(&e))?;
+        let _place = self.reads.enter(&caller, ReadKind::Page).await.map_err(refused)?;
         let (agents, next) = agents::list(&self.app, size, page_token(token)?).await.map_err(to_status)?;
         let (agents, next_page_token) = within_answer(
             agents.into_iter().map(wire).collect(),

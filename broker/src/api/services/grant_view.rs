@@ -13,14 +13,18 @@ use crate::cluster::peer_status::PeerStatus;
 
 /// Returns a grant with what its layers report right now, as far as the caller may read it.
 pub(super) async fn show(app: &App, caller: &Caller, grant: &Grant) -> v1::Grant {
-    let peers = peers(app, std::slice::from_ref(grant)).await;
-    for_caller(caller, with_layers(app, grant, &peers))
+    show_with(app, caller, grant, &peers(app, [grant]).await)
+}
+
+/// Returns a grant as [`show`] does, with the other brokers' reports as they were read.
+pub(super) fn show_with(app: &App, caller: &Caller, grant: &Grant, peers: &PeerStatus) -> v1::Grant {
+    for_caller(caller, with_layers(app, grant, peers))
 }
 
 /// Returns several grants as [`show`] does. The other brokers' reports are read once for all.
 pub(super) async fn show_all(app: &App, caller: &Caller, grants: &[Grant]) -> Vec<v1::Grant> {
     let peers = peers(app, grants).await;
-    grants.iter().map(|grant| for_caller(caller, with_layers(app, grant, &peers))).collect()
+    grants.iter().map(|grant| show_with(app, caller, grant, &peers)).collect()
 }
 
 /// Replaces the clouds' own texts for a requester: they name accounts, rules and permissions, and are for operators (I7).
@@ -37,8 +41,8 @@ fn for_caller(caller: &Caller, mut grant: v1::Grant) -> v1::Grant {
 }
 
 /// Reads what the other brokers report of the targets of these grants. If the store fails, the answer shows none of it.
-async fn peers(app: &App, grants: &[Grant]) -> PeerStatus {
-    let open = grants.iter().filter(|grant| !grant.state.is_final());
+pub(super) async fn peers(app: &App, grants: impl IntoIterator<Item = &Grant>) -> PeerStatus {
+    let open = grants.into_iter().filter(|grant| !grant.state.is_final());
     let targets: BTreeSet<&TargetId> = open.flat_map(Grant::targets).collect();
     app.peer_status(targets).await.unwrap_or_default()
 }

@@ -53,8 +53,8 @@ pub(super) fn add_to(routes: Routes, app: &Arc<App>, runner: Runner, reads: &Exp
             runner: runner.clone(),
             reads: reads.clone(),
         }))
-        .add_service(PrincipalServiceServer::new(PrincipalApi { app: app(), runner }))
-        .add_service(AgentServiceServer::new(AgentApi { app: app() }))
+        .add_service(PrincipalServiceServer::new(PrincipalApi { app: app(), runner, reads: reads.clone() }))
+        .add_service(AgentServiceServer::new(AgentApi { app: app(), reads: reads.clone() }))
         .add_service(AuditServiceServer::new(AuditApi { app: app(), reads: reads.clone() }))
         .add_service(StatusServiceServer::new(StatusApi { app: app() }))
 }

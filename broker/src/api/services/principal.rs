@@ -11,16 +11,18 @@ use postern_proto::v1::revoke_principal_request::Proof;
 use postern_store::{IssuedCertificate, Revocation, RevokedProof};
 use tonic::{Request, Response, Status};
 
-use super::reads::within_answer;
+use super::reads::{Reads, refused, within_answer};
 use crate::api::error::to_status;
 use crate::api::request::caller;
 use crate::api::run_to_completion::Runner;
 use crate::app::App;
 use crate::app::principals::{self, KnownPrincipal, PrincipalsPage, RevocationRequest, RevokedProofs};
+use crate::limits::ReadKind;
 
 pub(super) struct PrincipalApi {
     pub(super) app: Arc<App>,
     pub(super) runner: Runner,
+    pub(super) reads: Reads,
 }
 
 #[tonic::async_trait]
@@ -52,7 +54,9 @@ impl PrincipalService for PrincipalApi {
         &self,
         request: Request<v1::ListPrincipalsRequest>,
     ) -> Result<Response<v1::ListPrincipalsResponse>, Status> {
+        let caller = caller(&request)?;
         let (size, after) = page(request.get_ref().page.as_ref()).map_err(|e| invalid(&e))?;
+        let _place = self.reads.enter(&caller, ReadKind::Page).await.map_err(refused)?;
         let listed = principals::list(&self.app, size, after.as_deref()).await.map_err(to_status)?;
         let PrincipalsPage { principals, certificates, next } = listed;
         let certificates = certificates.into_iter().map(|(serial, revocation)| v1::RevokedCertificate {

@@ -31,8 +31,8 @@ use crate::api::error::to_status;
 use crate::api::request::report_text;
 use crate::app::App;
 use crate::app::agents::{
-    Admission, AgentCaller, TamperingReport, admitted, connect, is_renewal_wanted, record_contradiction,
-    record_roots, record_tampering, record_unknown, take_kept_checkpoint,
+    Admission, AgentCaller, AgentRoots, TamperingReport, admitted, connect, is_renewal_wanted,
+    record_contradiction, record_roots, record_tampering, record_unknown, take_kept_checkpoint,
 };
 use crate::clock::{boottime, wall};
 use crate::layers::host::desired_state::{Outgoing, PushedState};
@@ -63,6 +63,7 @@ pub(super) async fn open(
     let version = report_text("hello.agent_version", &hello.agent_version).map_err(|e| invalid(&e))?;
     // Another text than a boot id names no machine.
     let boot_id = report_text("hello.boot_id", &hello.boot_id).unwrap_or_default();
+    let of_certificate = admission.certificate_root(&caller);
     let session = connect(&app, &caller, admission, version.clone(), &boot_id).await.map_err(to_status)?;
     session.has_followed(hello.policy_generation);
     app.store.agent_follows(hello.policy_generation);
@@ -73,14 +74,14 @@ pub(super) async fn open(
         tracing::info!(%target, version, last_generation = hello.last_generation, "agent connected");
     }
     // A text that is no hash names no root.
-    let roots = hello.trusted_roots.iter().filter_map(|root| root.parse().ok()).collect::<Vec<KeyHash>>();
-    record_roots(&app, &caller, &roots).await.map_err(to_status)?;
+    let trusted: Vec<KeyHash> = hello.trusted_roots.iter().filter_map(|root| root.parse().ok()).collect();
+    record_roots(&app, &caller, &trusted).await.map_err(to_status)?;
     let open = OpenSession {
         app,
         target,
         certificate_ends: ends_at(caller.certificate_not_after),
         caller,
-        roots,
+        roots: AgentRoots { trusted, of_certificate },
         renewal_asked_at: None,
         incoming,
         session,
@@ -146,8 +147,8 @@ struct OpenSession {
     app: Arc<App>,
     target: TargetId,
     caller: AgentCaller,
-    /// The roots that the agent trusts.
-    roots: Vec<KeyHash>,
+    /// The roots that the agent trusts, and that of its certificate.
+    roots: AgentRoots,
     /// The time of the last request for a renewal, as [`boottime`] counts.
     renewal_asked_at: Option<Duration>,
     /// The end of the agent's certificate, as [`boottime`] counts: a step of the wall clock ends no session.

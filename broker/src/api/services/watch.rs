@@ -1,7 +1,7 @@
 //! `WatchGrants`: a stream of all grants that the filter admits, then of each grant whenever it changes.
 //!
-//! The signals carry ids alone ([`crate::signals`]); the watchers share one read of each grant that changed ([`GrantFeed`]), so that
-//! none sends a grant that is not durable, and a change costs one read however many watch. A watcher that falls behind reads
+//! The signals carry ids alone ([`crate::signals`]); the watchers share one read of each grant that changed, and of what the other
+//! brokers report of it ([`GrantFeed`]), so that none sends a grant that is not durable, and a change costs one read however many watch. A watcher that falls behind reads
 //! everything again. A grant that leaves the filter is sent once more, so that the client sees why it is gone.
 //!
 //! A watcher is lazy: it holds one page of grants, and reads the next one when the client has taken the last. A client that does
@@ -14,13 +14,14 @@ use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
 use futures_util::stream;
-use postern_core::{Grant, GrantId};
+use postern_core::GrantId;
 use postern_proto::v1;
 use tokio::sync::broadcast::error::RecvError;
 use tonic::Status;
 
 pub(in crate::api) use self::feed::GrantFeed;
-use super::grant_view::show;
+use self::feed::ReadGrant;
+use super::grant_view::{peers, show_with};
 use super::reads::Reads;
 use crate::api::error::to_status;
 use crate::api::proof_end::Answers;
@@ -62,7 +63,7 @@ struct Watch {
     filter: GrantFilter,
     changes: GrantWatcher,
     /// The grants of the page that are still to be sent.
-    queue: VecDeque<Arc<Grant>>,
+    queue: VecDeque<ReadGrant>,
     /// The grants that the filter admitted when they were last sent. Each is sent once more when it leaves the filter. Empty where
     /// the filter names no state: nothing else of a grant that a filter reads ever changes.
     inside: HashSet<GrantId>,
@@ -87,8 +88,8 @@ enum Position {
 impl Watch {
     async fn next(&mut self) -> Result<Option<v1::WatchGrantsResponse>, Status> {
         loop {
-            if let Some(grant) = self.queue.pop_front() {
-                let grant = Some(show(&self.app, &self.caller, &grant).await);
+            if let Some(ReadGrant { grant, peers }) = self.queue.pop_front() {
+                let grant = Some(show_with(&self.app, &self.caller, &grant, &peers));
                 return Ok(Some(v1::WatchGrantsResponse { grant }));
             }
             match std::mem::replace(&mut self.position, Position::Following) {
@@ -122,12 +123,13 @@ impl Watch {
     async fn list(&mut self, before: Option<GrantId>, mut left: HashSet<GrantId>) -> Result<(), Status> {
         let place = self.reads.enter_page().await;
         let page = access::list_grants(&self.app, &self.caller, &self.filter, PAGE_SIZE, before).await;
-        drop(place);
         let (grants, next) = page.map_err(to_status)?;
+        let peers = Arc::new(peers(&self.app, &grants).await);
+        drop(place);
         for grant in grants {
             left.remove(&grant.id);
             self.note_inside(grant.id);
-            self.queue.push_back(Arc::new(grant));
+            self.queue.push_back(ReadGrant { grant: Arc::new(grant), peers: Arc::clone(&peers) });
         }
         self.position = match next {
             Some(before) => Position::Listing { before: Some(before), left },
@@ -138,12 +140,12 @@ impl Watch {
 
     async fn queue_changed(&mut self, id: GrantId, change: u64) -> Result<(), Error> {
         let grant = self.feed.read(&self.app, id, change).await?;
-        let Some(grant) = grant.filter(|grant| self.caller.may_see(grant)) else { return Ok(()) };
-        if self.filter.admits(&grant) {
+        let Some(read) = grant.filter(|read| self.caller.may_see(&read.grant)) else { return Ok(()) };
+        if self.filter.admits(&read.grant) {
             self.note_inside(id);
-            self.queue.push_back(grant);
+            self.queue.push_back(read);
         } else if self.inside.remove(&id) {
-            self.queue.push_back(grant);
+            self.queue.push_back(read);
         }
         Ok(())
     }

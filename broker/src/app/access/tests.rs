@@ -175,6 +175,36 @@ async fn i8_a_key_of_another_request_is_refused() {
 }
 
 #[tokio::test]
+async fn i8_a_request_from_both_addresses_of_its_caller_is_repeated_after_it_was_narrowed_to_one() {
+    let from = |sources: &[&str]| {
+        let request = AccessRequest::new(
+            vec!["host:vm-1".parse().unwrap()],
+            vec!["tcp/22".parse().unwrap()],
+            sources.iter().map(|source| source.parse().unwrap()).collect(),
+            Duration::from_secs(60),
+            Justification::new("a test").unwrap(),
+        );
+        let request = request.unwrap();
+        keyed("k", KeyedRequest { request, idempotency_key: None, is_from_caller: true })
+    };
+    let test = TestApp::under([office()]).await;
+    let first = request(&test.app, &alice(), from(&["2001:db8::7", "192.0.2.7"])).await.unwrap();
+    let granted: Vec<String> = first.grant.windows.iter().map(|window| window.source.to_string()).collect();
+    assert_eq!(granted, ["192.0.2.7/32"], "the policy allows no other");
+    // The answer was lost: the same again, over the other family, and over one family alone.
+    for sources in [&["2001:db8::7", "192.0.2.7"][..], &["192.0.2.7", "2001:db8::7"], &["192.0.2.7"]] {
+        let again = request(&test.app, &alice(), from(sources)).await.unwrap();
+        assert!(again.repeated && again.grant == first.grant, "{sources:?}");
+    }
+    let named = KeyedRequest { is_from_caller: false, ..from(&["192.0.2.7", "192.0.2.8"]) };
+    for asked in [named, from(&["192.0.2.8"]), from(&["2001:db8::7"])] {
+        let refused = request(&test.app, &alice(), asked).await;
+        assert!(matches!(&refused, Err(Error::Invalid(invalid)) if invalid.field == "idempotency_key"));
+    }
+    assert_eq!(everything(&test).await.len(), 1);
+}
+
+#[tokio::test]
 async fn i8_the_key_finds_a_lost_answer_and_wakes_the_reconciler() {
     let test = TestApp::under([office()]).await;
     test.store.fail_next([Fault::After]);

@@ -4,6 +4,9 @@
 //! signed, so the report proves itself: the broker audits it only if the two do contradict each other, and an agent cannot make
 //! that up. An agent also shows the kept checkpoint at the beginning of each session. In both cases the broker compares
 //! its log with the checkpoint that the agent has kept, which its own data directory may not have.
+//!
+//! An agent may send the same proof in session after session. Its reports take from the same records as its refusals
+//! ([`crate::app::denials`]), and their log lines from those that an agent may cause (I10).
 
 use postern_core::TargetId;
 use postern_core::audit::AuditEvent;

@@ -13,21 +13,38 @@ const MAX_ROOTS: usize = 8;
 /// The attempts at a record that another change overtakes each time.
 const MAX_ATTEMPTS: usize = 5;
 
+/// The roots of an agent in a session, by the hashes of their public keys.
+#[derive(Debug, Clone, Default)]
+pub struct AgentRoots {
+    /// The roots that the agent reported that it trusts.
+    pub trusted: Vec<KeyHash>,
+    /// The root under which its certificate was signed, if the record knows it.
+    pub of_certificate: Option<KeyHash>,
+}
+
 /// Reports whether an agent in a session should renew its certificate now: the intermediate that signed it is revoked, or the root
-/// is being replaced and the agent does not trust the next one, or has a certificate from before the next one signed.
-/// `roots` are the roots that the agent reported, by the hashes of their public keys.
-pub fn is_renewal_wanted(app: &App, caller: &AgentCaller, roots: &[KeyHash]) -> bool {
+/// is being replaced and the agent does not trust the next one, or has a certificate that is not under the next one although that one signs.
+///
+/// Where the record does not know the root of the certificate, the time of the certificate counts. Brokers do not switch at one moment,
+/// so that a certificate from before this broker's switch may be under the next root, and one from after it under the old one.
+pub fn is_renewal_wanted(app: &App, caller: &AgentCaller, roots: &AgentRoots) -> bool {
     let authority = &app.authority;
     if caller.is_signer_revoked(&app.revocations) {
         // While this broker has no other intermediate, a renewal gains nothing.
         return !app.revocations.cover_signers(&[authority.intermediate().key]);
     }
-    let lacks_a_root = || authority.root_keys().iter().any(|root| !roots.contains(root));
+    // An agent may lack the old root: a broker that has ended the replacement before this one no longer sends it.
+    let Some(next) = authority.next_root().map(|next| next.key) else { return false };
+    let lacks_next_root = !roots.trusted.contains(&next);
     match authority.phase() {
         RollPhase::Settled => false,
-        RollPhase::Begun => lacks_a_root(),
+        RollPhase::Begun => lacks_next_root,
         RollPhase::Switched => {
-            lacks_a_root() || caller.certificate_issued_at < authority.intermediate().made_at()
+            let is_old = match roots.of_certificate {
+                Some(root) => root != next,
+                None => caller.certificate_issued_at < authority.intermediate().made_at(),
+            };
+            lacks_next_root || is_old
         }
     }
 }
@@ -43,7 +60,8 @@ pub async fn record_roots(app: &App, caller: &AgentCaller, roots: &[KeyHash]) ->
     let (target, roots) = (&caller.target, roots.iter().copied().take(MAX_ROOTS).collect::<Vec<_>>());
     for _ in 0..MAX_ATTEMPTS {
         let Some(Versioned { mut record, version }) = app.store.agent(target).await? else { return Ok(()) };
-        if record.roots == roots {
+        // Past the bound the next session reports them again.
+        if record.roots == roots || !app.may_record(target) {
             return Ok(());
         }
         record.roots.clone_from(&roots);

@@ -94,6 +94,7 @@ fn agents_and_grants_are_counted() {
         cloned: None,
         forgotten: None,
         roots: Vec::new(),
+        certificate_root: None,
     };
     let agents = [agent("host:vm-1", false), agent("host:vm-2", true), agent("host:vm-3", false)];
     let card = |agents| MemberInfo { agents, ..MemberInfo::default() };

@@ -1,13 +1,18 @@
 //! Targets, for each role.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use postern_core::Layers;
 use postern_core::audit::AuditEvent;
+use postern_core::plan::{desired_cloud, known_cloud};
 use postern_provider::CloudError;
 use postern_store::{Expect, Record as _, Transaction};
 
 use super::*;
+use crate::signals::rounds::Task;
 use crate::testing::builders::{a_grant, a_policy, key};
-use crate::testing::{TestApp, caller};
+use crate::testing::{TestApp, caller, reporter};
 
 const VM: &str = "aws:123456789012/eu-central-1/i-0123456789abcdef0";
 
@@ -83,8 +88,24 @@ async fn i7_a_requester_does_not_read_a_clouds_own_error() {
         let test = &test;
         async move { get(&test.app, &caller(role, "alice"), &VM.parse().unwrap()).await.unwrap().cloud.detail }
     };
+    let target: TargetId = VM.parse().unwrap();
+    let grant = a_grant().on(VM).layers(Layers::Cloud).build();
+    let (wanted, known) =
+        (desired_cloud(&target, [&grant], grant.requested_at), known_cloud(&target, [&grant]));
+    test.app.cloud.want(&target, wanted, known);
+    let failed = async {
+        while detail(Role::Reader).await.is_empty() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::select! {
+        ended = Arc::clone(&test.app.cloud).run(reporter(Task::CloudLayer)) => panic!("{ended:?}"),
+        () = failed => {}
+        () = tokio::time::sleep(Duration::from_secs(30)) => panic!("the cloud was not asked"),
+    }
     let (own, plain) = (detail(Role::Reader).await, detail(Role::Requester).await);
-    assert!(own.is_empty() || plain == CLOUD_TEXT_WITHHELD, "{own:?}: {plain:?}");
+    assert!(own.contains("arn:aws:iam::1:role/postern is throttled"), "{own}");
+    assert_eq!(plain, CLOUD_TEXT_WITHHELD);
 }
 
 #[tokio::test]

@@ -171,11 +171,20 @@ async fn the_intermediate_is_renewed_at_half_of_its_life_and_the_broker_serves_u
     keeper.record(&mut state).await.unwrap();
     let events = rig.events().await;
     let recorded: Vec<_> = events.iter().filter(|event| event.action == "authority.renewed").collect();
-    let people = rig.app.authority.people().unwrap();
+    let people = rig.app.authority.people().unwrap().unwrap();
     let serials: Vec<&String> = recorded.iter().map(|event| &event.details["serial"]).collect();
     assert_eq!(serials, [&after.serial, &people.serial], "I9");
     keeper.say(&mut state, now + DAY * 183);
     assert!(rig.app.standing.warnings().is_empty());
+}
+
+/// Puts the record of the agent of `host:vm-1`, which renewed at this time, after a change.
+async fn put_agent(rig: &TestApp, renewed_at: Timestamp, change: impl FnOnce(AgentRecord) -> AgentRecord) {
+    let (target, end) = ("host:vm-1".parse().unwrap(), renewed_at + AGENT_LIFETIME);
+    let agent = change(AgentRecord::enrolled(target, renewed_at, end, AgentKeys::none()));
+    let change = Transaction::default().put_agent(agent, Expect::Any);
+    let event = AuditEvent::done(wall(), "a test", "agent.changed");
+    rig.app.store.commit(change.audit(event)).await.unwrap();
 }
 
 #[tokio::test]
@@ -190,15 +199,7 @@ async fn i9_each_step_to_the_next_root_is_taken_up_audited_and_reported() {
         (found.agents, found.people)
     };
     let put = async |roots: Vec<KeyHash>, renewed_at: Timestamp| {
-        let end = renewed_at + AGENT_LIFETIME;
-        let target = "host:vm-1".parse().unwrap();
-        let agent = AgentRecord::enrolled(target, renewed_at, end, AgentKeys::none());
-        let change = Transaction::default().put_agent(AgentRecord { roots, ..agent }, Expect::Any);
-        rig.app
-            .store
-            .commit(change.audit(AuditEvent::done(wall(), "a test", "agent.changed")))
-            .await
-            .unwrap();
+        put_agent(&rig, renewed_at, |agent| AgentRecord { roots, ..agent }).await;
     };
     put(Vec::new(), wall() - AGENT_LIFETIME).await;
     keeper.look(&mut state).await.unwrap();
@@ -221,6 +222,23 @@ async fn i9_each_step_to_the_next_root_is_taken_up_audited_and_reported() {
     put(authority.root_keys(), wall() + DAY).await;
     keeper.look(&mut state).await.unwrap();
     assert_eq!(waiting(), (Vec::new(), Vec::new()));
+    // Brokers do not switch at one moment: the root of the newest certificate counts, once a session has used it.
+    let [old, next] = authority.root_keys()[..] else { panic!("two roots") };
+    let (used, unused) = (AgentKeys::enrolled(next), AgentKeys::renewed(old, next));
+    for (root, keys, renewed_at, waits) in [
+        (old, used, wall() + DAY, true),
+        (next, unused, wall() + DAY, true),
+        (next, used, wall() - DAY, false),
+    ] {
+        put_agent(&rig, renewed_at, |agent| AgentRecord {
+            keys: Some(keys),
+            certificate_root: Some(root),
+            ..agent
+        })
+        .await;
+        keeper.look(&mut state).await.unwrap();
+        assert_eq!(!waiting().0.is_empty(), waits, "{renewed_at}");
+    }
     assert_eq!(rig.app.standing.root_key(authority), RootKey::AtHand, "the next root's key is root.key now");
 
     Authority::finish_roll(dir, wall(), false).unwrap();

@@ -110,6 +110,7 @@ async fn fill(store: &Store, random: &mut StdRng, lines: usize) {
             cloned: None,
             forgotten: None,
             roots: Vec::new(),
+            certificate_root: None,
         };
         commit(store, change().put_agent(agent.clone(), Expect::Any)).await;
         let hash = TokenHash(random.random());

@@ -1,4 +1,4 @@
-//! The feed: reads each grant that changed once, for all watchers together.
+//! The feed: reads each grant that changed once, for all watchers together, with what the other brokers report of it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -6,7 +6,9 @@ use std::sync::Arc;
 use postern_core::{Grant, GrantId};
 use tokio::sync::Mutex;
 
+use crate::api::services::grant_view::peers;
 use crate::app::{App, Error};
+use crate::cluster::peer_status::PeerStatus;
 
 /// The grants that the feed remembers. It forgets all of them when they are more: a watcher that needs one reads it again.
 const MAX_GRANTS: usize = 256;
@@ -20,7 +22,14 @@ pub(in crate::api) struct GrantFeed(Arc<Mutex<HashMap<GrantId, GrantRead>>>);
 struct GrantRead {
     /// The newest change before the read: the read shows it.
     after: u64,
-    grant: Option<Arc<Grant>>,
+    grant: Option<ReadGrant>,
+}
+
+/// A grant, with what the other brokers reported of its targets when it was read. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(super) struct ReadGrant {
+    pub(super) grant: Arc<Grant>,
+    pub(super) peers: Arc<PeerStatus>,
 }
 
 impl GrantFeed {
@@ -28,19 +37,20 @@ impl GrantFeed {
     ///
     /// # Errors
     /// The store failed.
-    pub(super) async fn read(
-        &self,
-        app: &App,
-        id: GrantId,
-        change: u64,
-    ) -> Result<Option<Arc<Grant>>, Error> {
+    pub(super) async fn read(&self, app: &App, id: GrantId, change: u64) -> Result<Option<ReadGrant>, Error> {
         // Held while the store reads, so that watchers that ask meanwhile find the answer.
         let mut read = self.0.lock().await;
         if let Some(known) = read.get(&id).filter(|known| known.after >= change) {
             return Ok(known.grant.clone());
         }
         let after = app.grant_changes.newest();
-        let grant = app.store.grant(id).await?.map(|grant| Arc::new(grant.record));
+        let grant = match app.store.grant(id).await? {
+            Some(found) => {
+                let peers = Arc::new(peers(app, [&found.record]).await);
+                Some(ReadGrant { grant: Arc::new(found.record), peers })
+            }
+            None => None,
+        };
         if read.len() >= MAX_GRANTS {
             read.clear();
         }

@@ -2,7 +2,8 @@
 
 use futures_util::StreamExt as _;
 use postern_core::audit::AuditEvent;
-use postern_core::{Event, Role};
+use postern_core::{Event, Grant, Role};
+use postern_store::testing::fake_peer::FakePeer;
 use postern_store::{Expect, Transaction};
 
 use super::*;
@@ -115,20 +116,48 @@ async fn i10_a_watcher_that_is_not_read_holds_one_page() {
 }
 
 #[tokio::test]
+async fn i10_watchers_of_one_change_share_one_read_of_what_other_brokers_report_and_a_page_is_one_more() {
+    let peer = Arc::new(FakePeer::default());
+    let test = TestApp::beside(&peer);
+    for number in 1..=20 {
+        kept(&test, a_grant().number(number)).await;
+    }
+    let reads = crate::limits::ExpensiveReads::new(&crate::limits::Limits::default());
+    let feed = GrantFeed::default();
+    let mut streams = Vec::new();
+    for number in 1..=10 {
+        let app = Arc::clone(&test.app);
+        let watcher = caller(Role::Reader, "carol");
+        let mut stream = grants(app, (feed.clone(), reads.clone()), watcher, GrantFilter::default());
+        assert_eq!(read(&mut stream).await.len(), 21);
+        assert_eq!(peer.status_reads(), number, "one for its listing");
+        streams.push(stream);
+    }
+    let grant = a_grant().number(7).build();
+    put(&test, &grant.after(Event::Confirmed, grant.requested_at).unwrap()).await;
+    for stream in &mut streams {
+        assert_eq!(read(stream).await, [sent(&grant, v1::GrantState::Active)]);
+    }
+    assert_eq!(peer.status_reads(), 11, "one for all watchers of the change");
+}
+
+#[tokio::test]
 async fn i10_watchers_share_one_read_of_a_grant_that_changed() {
-    let test = TestApp::new();
+    let peer = Arc::new(FakePeer::default());
+    let test = TestApp::beside(&peer);
     let grant = kept(&test, a_grant()).await;
     let feed = GrantFeed::default();
     let first = feed.read(&test.app, grant.id, 1).await.unwrap().unwrap();
     for _ in 0..2_000 {
         let again = feed.read(&test.app, grant.id, 1).await.unwrap().unwrap();
-        assert!(Arc::ptr_eq(&first, &again), "it is one grant in memory");
+        assert!(Arc::ptr_eq(&first.grant, &again.grant), "it is one grant in memory");
     }
+    assert_eq!(peer.status_reads(), 1, "and one answer of the other brokers");
     let active = grant.after(Event::Confirmed, grant.requested_at).unwrap();
     put(&test, &active).await;
     let newest = test.app.grant_changes.newest();
     assert_eq!(
-        *feed.read(&test.app, grant.id, newest).await.unwrap().unwrap(),
+        *feed.read(&test.app, grant.id, newest).await.unwrap().unwrap().grant,
         active,
         "a later change is read"
     );
