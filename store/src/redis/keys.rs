@@ -10,15 +10,13 @@ use crate::kind::{MAX_VERSION, Version};
 /// The version of the keys.
 pub(super) const SCHEMA: u32 = 4;
 
-/// Reads the version and the body of a document as it is kept; a deleted one has no body.
-pub(super) fn parse_document<'a>(what: &str, text: &'a str) -> Result<(Version, &'a str), StoreError> {
-    let parts = text.split_once(' ').and_then(|(version, body)| {
-        // As `commit.lua` reads it.
-        let is_number = version.bytes().all(|byte| byte.is_ascii_digit());
-        let version = version.parse().ok().filter(|version| is_number && *version <= MAX_VERSION)?;
-        Some((version, body))
-    });
-    parts.ok_or_else(|| corrupt(what, message("it has no version")))
+/// Reads the version and the body of a document as it is kept; a deleted one has no body. None: no broker has written it.
+pub(super) fn parse_document(text: &[u8]) -> Option<(Version, &str)> {
+    let (version, body) = str::from_utf8(text).ok()?.split_once(' ')?;
+    // As `commit.lua` reads it.
+    let is_number = version.bytes().all(|byte| byte.is_ascii_digit());
+    let version = version.parse().ok().filter(|version| is_number && *version <= MAX_VERSION)?;
+    Some((version, body))
 }
 
 /// Returns a head as the store keeps it; the head of an empty log is an empty text.

@@ -257,6 +257,11 @@ async fn i4_a_head_that_the_log_does_not_have_is_not_confirmed() {
         store.redis.server.has(&mut connection, &heads).await.unwrap(),
         [true, true, false, false, true]
     );
+    let cut = crate::AuditCut { from: Head::EMPTY, upto: first };
+    let event = AuditEvent::done(start(), "a test", "tested");
+    let last = store.commit(Transaction::default().cut_audit(cut).audit(event)).await.unwrap();
+    let there = store.redis.server.has(&mut connection, &[first, second, last]).await.unwrap();
+    assert_eq!(there, [false, true, true], "what has left the log is not there");
 }
 
 #[tokio::test]
