@@ -20,6 +20,26 @@ async fn i2_a_repair_that_is_refused_does_not_keep_a_window_open() {
 }
 
 #[tokio::test]
+async fn i6_a_window_that_was_open_when_a_repair_failed_is_not_closed_before_it_is() {
+    for error in [CloudError::refused("five groups are attached already"), CloudError::unavailable("cut")] {
+        let world = DriverWorld::new();
+        let grant = on_vm(&world, a_grant());
+        world.want(&[&grant]);
+        world.round().await;
+        world.cloud.drift(&world.target, "its group was taken off", true);
+        world.sweep().await;
+        world.cloud.refuse_repairs(error.clone());
+        world.due();
+        world.round().await;
+        world.want(&[]);
+        assert_eq!(world.open(), [grant.id]);
+        assert_ne!(world.observed(&grant), Observed::Absent, "{error}: it is open");
+        assert!(world.round().await, "the close does not wait for the pause after the repair");
+        assert_eq!((world.open(), world.observed(&grant)), (vec![], Observed::Absent), "{error}");
+    }
+}
+
+#[tokio::test]
 async fn i2_a_close_does_not_wait_for_the_pause_after_an_opening_that_failed() {
     let world = DriverWorld::new();
     let (one, other) = (on_vm(&world, a_grant()), on_vm(&world, a_grant().number(2)));
@@ -142,6 +162,22 @@ async fn i6_a_sweep_that_sees_nothing_of_a_target_does_not_count_as_a_close() {
     assert_ne!(world.observed(&grant), Observed::Absent);
     world.round().await;
     assert!(world.open().is_empty());
+}
+
+#[tokio::test]
+async fn i6_a_target_that_a_sweep_cannot_judge_keeps_its_last_known_state() {
+    let world = DriverWorld::new();
+    let grant = on_vm(&world, a_grant());
+    world.want(&[&grant]);
+    world.round().await;
+    world.cloud.drift(&world.target, "it is not shut", false);
+    world.sweep().await;
+    world.cloud.obscure(&world.target);
+    world.want(&[]);
+    world.round().await;
+    world.sweep().await;
+    assert_eq!(world.layer.report(&world.target).status, LayerStatus::Failed, "it is still not shut");
+    assert_eq!(world.recorded().last().map(String::as_str), Some("cloud.unread"));
 }
 
 #[tokio::test]
