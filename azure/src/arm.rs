@@ -93,7 +93,7 @@ enum OperationPlace {
 #[derive(Default, Deserialize)]
 struct WrittenResource {
     #[serde(default)]
-    properties: WrittenProperties,
+    properties: Option<WrittenProperties>,
 }
 
 #[derive(Default, Deserialize)]
@@ -325,7 +325,8 @@ impl Arm {
             OperationPlace::Result(_) | OperationPlace::Resource(_) => is_written(call, &reply.body)?,
             OperationPlace::Group(_, rule) => {
                 let group: WrittenResource = read(call, &reply.body)?;
-                let is_there = group.properties.rules.iter().any(|it| it.name.eq_ignore_ascii_case(rule));
+                let rules = group.properties.unwrap_or_default().rules;
+                let is_there = rules.iter().any(|it| it.name.eq_ignore_ascii_case(rule));
                 if is_written(call, &reply.body)? && is_there {
                     return Err(CallError::no_answer(call, "the rule is still there"));
                 }
@@ -387,10 +388,15 @@ fn state(call: &str, body: &[u8]) -> Result<bool, CallError> {
     is_final(call, operation.status, code, message)
 }
 
-/// Reports whether the last write of a resource is done, as the resource itself says. An answer without a state is final.
+/// Reports whether the last write of a resource is done, as the resource itself says. An answer without a body or without a state is
+/// final; one that cannot be parsed decides nothing.
 fn is_written(call: &str, body: &[u8]) -> Result<bool, CallError> {
-    let resource = serde_json::from_slice::<WrittenResource>(body).unwrap_or_default();
-    resource.properties.state.map_or(Ok(true), |state| is_final(call, state, String::new(), String::new()))
+    if body.trim_ascii().is_empty() {
+        return Ok(true);
+    }
+    let resource = read::<Option<WrittenResource>>(call, body)?.unwrap_or_default();
+    let state = resource.properties.and_then(|properties| properties.state);
+    state.map_or(Ok(true), |state| is_final(call, state, String::new(), String::new()))
 }
 
 /// Reports whether a state is final; one that is no success is an error.
@@ -419,4 +425,37 @@ fn read<T: DeserializeOwned>(call: &str, body: &[u8]) -> Result<T, CallError> {
 fn link(call: &str, url: &str) -> Result<Url, CallError> {
     let reason = || format!("the answer leads to {url:?}, which is not a URL");
     url.parse().map_err(|_| CallError::no_answer(call, reason()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn i5_an_answer_that_cannot_be_parsed_is_no_end_of_an_operation() {
+        let written =
+            |body: &str| is_written("PUT a rule", body.as_bytes()).map_err(|error| error.to_string());
+        for body in [
+            "",
+            " \r\n",
+            "null",
+            "{}",
+            r#"{"properties":null}"#,
+            r#"{"properties":{"provisioningState":"Succeeded"}}"#,
+        ] {
+            assert_eq!(written(body), Ok(true), "{body}");
+            assert_eq!(state("PUT a rule", body.as_bytes()).unwrap(), true, "{body}");
+        }
+        assert_eq!(written(r#"{"properties":{"provisioningState":"Updating"}}"#), Ok(false));
+        for body in [
+            "<html>503</html>",
+            r#"{"properties":{"provisioningState":"Upd"#,
+            "\"done\"",
+            r#"{"properties":7}"#,
+        ] {
+            assert!(written(body).is_err_and(|error| error.contains("cannot be parsed")), "{body}");
+            assert!(state("PUT a rule", body.as_bytes()).is_err(), "{body}");
+        }
+        assert_eq!(state("PUT a rule", br#"{"status":"InProgress"}"#).unwrap(), false);
+    }
 }

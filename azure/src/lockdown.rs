@@ -163,10 +163,11 @@ impl Azure {
         let nothing = LockedRules::default();
         let (mut changes, mut taken, mut waits) = (Vec::new(), BTreeSet::new(), busy_waits());
         for _ in 0..MAX_ROUNDS {
+            let adding = self.adding();
             let (snapshot, exists) = self.read_with_all_groups(target).await?;
             snapshot.check_read(target, &self.settings.deployment)?;
             let view = snapshot.view(target, &self.settings.deployment, &nothing);
-            let Observation { windows, partial, .. } = view.observation(self.settings.flush_connection);
+            let Observation { windows, partial, .. } = self.observation(&view, &adding);
             // A machine that is gone has no open window.
             if exists && !(windows.is_empty() && partial.is_empty()) {
                 return Err(CloudError::refused(format!("a window is open on {target}; revoke it first")));
