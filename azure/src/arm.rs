@@ -24,7 +24,7 @@ use serde_json::Value;
 use crate::clock;
 use crate::credential::{self, EntraIdentity};
 use crate::error::{answered, call_error};
-use crate::id::ArmId;
+use crate::id::{ArmId, brief};
 use crate::settings::{Credential, Environment, Rates};
 use crate::transport::{Transport, http, retry_after};
 
@@ -52,6 +52,13 @@ pub(crate) struct Arm {
     pipeline: Pipeline,
     credential: Arc<EntraIdentity>,
     endpoint: Url,
+}
+
+/// A list of resources. One that cannot be parsed must not hide the others, nor be missing without a word.
+pub(crate) struct Listed<T> {
+    pub(crate) items: Vec<T>,
+    /// The resources that cannot be parsed: the id of each, and the reason.
+    pub(crate) unparsed: Vec<(String, CallError)>,
 }
 
 /// The token that a request carries.
@@ -156,7 +163,7 @@ impl Arm {
 
     /// Reads a resource, or any other path.
     pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str, version: &str) -> Result<T, CallError> {
-        let call = format!("GET {path}");
+        let call = format!("GET {}", brief(path));
         let url = self.url(path, version, &call)?;
         let reply = self.send(&call, Method::Get, url, None, None, &Bearer::Own).await?;
         read(&call, &reply.body)
@@ -164,7 +171,7 @@ impl Arm {
 
     /// Reads a resource as it came, byte for byte.
     pub(crate) async fn get_raw(&self, id: &ArmId, version: &str) -> Result<Bytes, CallError> {
-        let call = format!("GET {id}");
+        let call = format!("GET {}", brief(id.as_str()));
         let url = self.url(id.as_str(), version, &call)?;
         Ok(self.send(&call, Method::Get, url, None, None, &Bearer::Own).await?.body)
     }
@@ -176,30 +183,32 @@ impl Arm {
         path: &str,
         version: &str,
     ) -> Result<T, CallError> {
-        let call = format!("GET {path} for the caller");
+        let call = format!("GET {} for the caller", brief(path));
         let url = self.url(path, version, &call)?;
         let reply = self.send(&call, Method::Get, url, None, None, &Bearer::Of(caller)).await?;
         read(&call, &reply.body)
     }
 
-    /// Lists every resource of a kind, page after page. A resource that cannot be read is left out and logged: it must not
-    /// hide the others.
+    /// Lists every resource of a kind, page after page.
     pub(crate) async fn list<T: DeserializeOwned>(
         &self,
         path: &str,
         version: &str,
-    ) -> Result<Vec<T>, CallError> {
-        self.pages(&format!("list {path}"), path, version, &Bearer::Own).await
+    ) -> Result<Listed<T>, CallError> {
+        self.pages(&format!("list {}", brief(path)), path, version, &Bearer::Own).await
     }
 
-    /// Lists everything of a kind with a caller's own token.
+    /// Lists everything of a kind with a caller's own token, without the items that cannot be parsed.
     pub(crate) async fn list_as<T: DeserializeOwned>(
         &self,
         caller: &str,
         path: &str,
         version: &str,
     ) -> Result<Vec<T>, CallError> {
-        self.pages(&format!("list {path} for the caller"), path, version, &Bearer::Of(caller)).await
+        let listed = self
+            .pages(&format!("list {} for the caller", brief(path)), path, version, &Bearer::Of(caller))
+            .await;
+        Ok(listed?.items)
     }
 
     async fn pages<T: DeserializeOwned>(
@@ -208,22 +217,23 @@ impl Arm {
         path: &str,
         version: &str,
         bearer: &Bearer<'_>,
-    ) -> Result<Vec<T>, CallError> {
+    ) -> Result<Listed<T>, CallError> {
         let mut url = self.url(path, version, call)?;
-        let mut items = Vec::new();
+        let mut listed = Listed { items: Vec::new(), unparsed: Vec::new() };
         for _ in 0..MAX_PAGES {
             let reply = self.send(call, Method::Get, url, None, None, bearer).await?;
             let page: ListPage = read(call, &reply.body)?;
             for item in page.value {
                 let id = item.get("id").and_then(Value::as_str).unwrap_or_default().to_owned();
                 match serde_json::from_value(item) {
-                    Ok(item) => items.push(item),
+                    Ok(item) => listed.items.push(item),
                     Err(error) => {
-                        tracing::warn!(call, %id, %error, "left out a resource that cannot be read")
+                        let error = CallError::no_answer(call, format!("it cannot be parsed: {error}"));
+                        listed.unparsed.push((id, error));
                     }
                 }
             }
-            let Some(next) = page.next_link.filter(|next| !next.is_empty()) else { return Ok(items) };
+            let Some(next) = page.next_link.filter(|next| !next.is_empty()) else { return Ok(listed) };
             url = link(call, &next)?;
         }
         Err(CallError::no_answer(call, "the list has no end"))
@@ -272,7 +282,7 @@ impl Arm {
         body: Bytes,
         etag: Option<&str>,
     ) -> Result<(), CallError> {
-        let call = format!("PUT {path}");
+        let call = format!("PUT {}", brief(path));
         let url = self.url(path, version, &call)?;
         let reply = self.send(&call, Method::Put, url.clone(), Some(body), etag, &Bearer::Own).await?;
         self.follow(&call, OperationPlace::Resource(url), reply).await

@@ -21,7 +21,7 @@ use tokio::sync::oneshot;
 
 use crate::arm::{Arm, NETWORK};
 use crate::clock;
-use crate::id::ArmId;
+use crate::id::{ArmId, brief};
 use crate::json::{Fields, etag, nested};
 use crate::settings::FirewallSettings;
 use crate::transport::busy_waits;
@@ -485,7 +485,7 @@ impl FirewallWriter {
         }
         let reason = last.unwrap_or_else(|| "the written rules are gone again".to_owned());
         let reason = format!("other principals keep changing it: {reason}");
-        Err(CallError::no_answer(format!("PUT {id}"), reason).into())
+        Err(CallError::no_answer(format!("PUT {}", brief(id.as_str())), reason).into())
     }
 }
 

@@ -7,11 +7,11 @@ use postern_core::{ProtectedPort, TargetId};
 use postern_provider::kit::CallError;
 use postern_provider::{Assessment, CloudError, Health, Sighting};
 
-use crate::id::ArmId;
+use crate::id::{ArmId, brief};
 use crate::layer::Azure;
 use crate::names::{self, Key, RuleName};
 use crate::network::{Network, RulePeer, UnreadKind, UnreadPart, exposures};
-use crate::reader::VirtualMachine;
+use crate::reader::{Reader, VirtualMachine};
 use crate::settings::AzureSettings;
 use crate::snapshot::{LockedRules, MachineSnapshot, MachineView};
 
@@ -137,12 +137,14 @@ pub(crate) async fn assess(
     let reader = azure.reader();
     let (network, machines) = try_join!(reader.subscription(subscription), reader.machines(subscription))?;
     let mut network = network;
+    let machines = network.items(UnreadKind::Reach, machines);
+    Reader::add_hidden_interfaces(&mut network, &machines);
     let nothing = LockedRules::default();
     for VirtualMachine { id, .. } in &machines {
         if ArmId::new(id).and_then(|id| target(&id)).is_none() {
             let reason = "a target's resource group and name are letters, digits and . _ - only";
             let error = CallError::NotSent { reason: reason.to_owned() };
-            network.lacks(UnreadKind::Reach, format!("the virtual machine {id}"), error);
+            network.lacks(UnreadKind::Reach, format!("the virtual machine {}", brief(id)), error);
         }
     }
     let traces = traces(&network, &azure.settings);

@@ -51,15 +51,16 @@ impl Azure {
     /// The id of a target's virtual machine.
     pub(crate) fn vm(&self, target: &TargetId) -> Result<ArmId, CloudError> {
         let TargetId::Azure { subscription, group, vm } = target else {
-            return Err(CloudError::refused(format!("{target} is not in Azure")));
+            return Err(CloudError::refused(format!("{} is not in Azure", target.in_words())));
         };
         if !self.settings.subscriptions.contains(subscription) {
             return Err(CloudError::refused(format!(
                 "the subscription {subscription} is not in the configuration; add it to azure.subscriptions"
             )));
         }
-        ArmId::of_vm(subscription, group, vm)
-            .ok_or_else(|| CloudError::refused(format!("{target} has a name that cannot be sent")))
+        ArmId::of_vm(subscription, group, vm).ok_or_else(|| {
+            CloudError::refused(format!("{} has a name that cannot be sent", target.in_words()))
+        })
     }
 
     pub(crate) fn reader(&self) -> Reader<'_> {

@@ -39,7 +39,6 @@ impl Azure {
         view: &MachineView<'_>,
         windows: &BTreeSet<LayerWindow>,
     ) -> Result<(), CloudError> {
-        let target = view.target;
         if view.machine.groups.is_empty()
             || !view.machine.groups.iter().all(|id| view.groups.contains_key(id))
         {
@@ -49,7 +48,8 @@ impl Azure {
             if view.machine.addresses(family).is_empty() {
                 let version = if family == Family::V6 { "IPv6" } else { "IPv4" };
                 return Err(CloudError::refused(format!(
-                    "{target} has no {version} address for a source of {version}"
+                    "{} has no {version} address for a source of {version}",
+                    view.target.in_words()
                 )));
             }
         }
@@ -311,7 +311,7 @@ impl Azure {
             Ok(()) => Ok(()),
             Err(ChangeError::Call(error)) => Err(error.into()),
             Err(error @ ChangeError::Edit(_)) => {
-                Err(CloudError::refused(format!("the firewall {firewall}: {error}")))
+                Err(CloudError::refused(format!("{error} (the firewall {})", firewall.in_words())))
             }
             Err(error @ ChangeError::GivenUp) => Err(CloudError::unavailable(error.to_string())),
         }

@@ -15,6 +15,7 @@ use postern_provider::{
 use crate::caller;
 use crate::inventory;
 use crate::layer::Azure;
+use crate::lockdown::PlannedGroups;
 use crate::network::UnreadPart;
 use crate::snapshot::LockedRules;
 
@@ -128,9 +129,15 @@ impl Provider for Azure {
     }
 
     async fn plan_lockdown(&self, order: &LockdownOrder) -> Result<LockdownReport, CloudError> {
-        let (snapshot, nothing) = (self.read(&order.target).await?, LockedRules::default());
-        let view = snapshot.view(&order.target, &self.settings.deployment, &nothing);
-        Ok(self.plan_lock(&view, order)?.report())
+        self.plan_lock_after(order, &mut PlannedGroups::default()).await
+    }
+
+    async fn plan_lockdowns(&self, orders: &[LockdownOrder]) -> Vec<Result<LockdownReport, CloudError>> {
+        let (mut planned, mut reports) = (PlannedGroups::default(), Vec::new());
+        for order in orders {
+            reports.push(self.plan_lock_after(order, &mut planned).await);
+        }
+        reports
     }
 
     async fn lockdown(&self, order: &LockdownOrder) -> Result<LockdownReport, CloudError> {
@@ -142,9 +149,15 @@ impl Provider for Azure {
     }
 
     async fn plan_release(&self, target: &TargetId) -> Result<LockdownReport, CloudError> {
-        let ((snapshot, _), nothing) = (self.read_with_all_groups(target).await?, LockedRules::default());
-        let view = snapshot.view(target, &self.settings.deployment, &nothing);
-        Ok(self.plan_release_writes(&view)?.report())
+        self.plan_release_after(target, &mut PlannedGroups::default()).await
+    }
+
+    async fn plan_releases(&self, targets: &[TargetId]) -> Vec<Result<LockdownReport, CloudError>> {
+        let (mut planned, mut reports) = (PlannedGroups::default(), Vec::new());
+        for target in targets {
+            reports.push(self.plan_release_after(target, &mut planned).await);
+        }
+        reports
     }
 
     async fn release(&self, target: &TargetId) -> Result<LockdownReport, CloudError> {
@@ -180,7 +193,7 @@ fn add_parts(unread: &mut Vec<Unread>, parts: Vec<UnreadPart>) {
 
 /// Says of a target that its windows could not be judged: it is not gone.
 fn unjudged((target, error): (TargetId, CloudError)) -> Unread {
-    Unread { place: format!("the rules of {target}"), error, hides: Hidden::Target(target) }
+    Unread { place: format!("the rules of {}", target.in_words()), error, hides: Hidden::Target(target) }
 }
 
 /// Returns the name of a subscription that reports use.

@@ -138,13 +138,13 @@ async fn i8_a_sweep_that_read_before_a_repair_does_not_count_while_the_repair_is
     };
     let is_read = || world.sim.calls().iter().any(|call| call.path.ends_with("/networkSecurityGroups"));
     until("the groups to be read", is_read).await;
-    let repair = world.azure.repair(&world.target(1));
-    let mut repair = std::pin::pin!(repair);
+    let target = world.target(1);
+    let mut repair = std::pin::pin!(world.azure.repair(&target));
     let sweep = tokio::select! {
         done = &mut repair => panic!("the repair takes longer than the sweep: {done:?}"),
         sweep = sweeping => sweep.unwrap(),
     };
-    assert!(sweep.sightings.iter().all(|it| it.target != world.target(1)), "{sweep:?}");
+    assert!(sweep.sightings.iter().all(|it| it.target != target), "{sweep:?}");
     repair.await.unwrap();
     assert!(!world.admits(OUTSIDE, 1, 22));
 }

@@ -95,7 +95,7 @@ async fn i2_a_close_that_is_refused_does_not_keep_another_window_open() {
 async fn a_release_of_a_target_that_the_cloud_does_not_know_leaves_nothing_behind() {
     let world = DriverWorld::new();
     world.cloud.fail_next([Fault::refused("the account is not in the configuration")]);
-    world.layer.release(&world.target, false).await.unwrap_err();
+    world.layer.release(&world.target).await.unwrap_err();
     assert!(world.layer.targets().is_empty());
     world.want(&[]);
     assert!(!world.round().await, "no round follows, and no alarm");
@@ -188,7 +188,7 @@ async fn after_a_lockdown_the_target_is_looked_at_though_nothing_is_to_be_open()
     world.sweep().await;
     assert_eq!(world.layer.report(&world.target).status, LayerStatus::Failed);
     world.cloud.settle(&world.target);
-    world.layer.release(&world.target, false).await.unwrap();
+    world.layer.release(&world.target).await.unwrap();
     assert!(world.round().await);
     assert_eq!(world.layer.report(&world.target).status, LayerStatus::InSync);
 }
@@ -224,7 +224,7 @@ async fn a_lockdown_and_a_round_never_overlap_and_what_is_wanted_meanwhile_opens
         consent: postern_provider::Consent::all(),
         together: [].into(),
     };
-    let mut second = std::pin::pin!(world.layer.lockdown(&order, false));
+    let mut second = std::pin::pin!(world.layer.lockdown(&order));
     let waits = tokio::time::timeout(Duration::from_millis(20), &mut second).await;
     assert!(waits.is_err(), "one at a time");
     world.layer.end_exclusive(&world.target, false);
@@ -234,7 +234,7 @@ async fn a_lockdown_and_a_round_never_overlap_and_what_is_wanted_meanwhile_opens
 
     world.want(&[]);
     let work = world.layer.take_work();
-    let mut third = std::pin::pin!(world.layer.lockdown(&order, false));
+    let mut third = std::pin::pin!(world.layer.lockdown(&order));
     let waits = tokio::time::timeout(Duration::from_millis(20), &mut third).await;
     assert!(waits.is_err(), "a round is under way");
     for (target, provider) in work {
