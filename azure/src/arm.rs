@@ -24,7 +24,7 @@ use serde_json::Value;
 use crate::clock;
 use crate::credential::{self, EntraIdentity};
 use crate::error::{answered, call_error};
-use crate::id::ArmId;
+use crate::id::{ArmId, brief};
 use crate::settings::{Credential, Environment, Rates};
 use crate::transport::{Transport, http, retry_after};
 
@@ -52,6 +52,13 @@ pub(crate) struct Arm {
     pipeline: Pipeline,
     credential: Arc<EntraIdentity>,
     endpoint: Url,
+}
+
+/// A list of resources. One that cannot be parsed must not hide the others, nor be missing without a word.
+pub(crate) struct Listed<T> {
+    pub(crate) items: Vec<T>,
+    /// The resources that cannot be parsed: the id of each, and the reason.
+    pub(crate) unparsed: Vec<(String, CallError)>,
 }
 
 /// The token that a request carries.
@@ -93,7 +100,7 @@ enum OperationPlace {
 #[derive(Default, Deserialize)]
 struct WrittenResource {
     #[serde(default)]
-    properties: WrittenProperties,
+    properties: Option<WrittenProperties>,
 }
 
 #[derive(Default, Deserialize)]
@@ -156,7 +163,7 @@ impl Arm {
 
     /// Reads a resource, or any other path.
     pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str, version: &str) -> Result<T, CallError> {
-        let call = format!("GET {path}");
+        let call = format!("GET {}", brief(path));
         let url = self.url(path, version, &call)?;
         let reply = self.send(&call, Method::Get, url, None, None, &Bearer::Own).await?;
         read(&call, &reply.body)
@@ -164,7 +171,7 @@ impl Arm {
 
     /// Reads a resource as it came, byte for byte.
     pub(crate) async fn get_raw(&self, id: &ArmId, version: &str) -> Result<Bytes, CallError> {
-        let call = format!("GET {id}");
+        let call = format!("GET {}", brief(id.as_str()));
         let url = self.url(id.as_str(), version, &call)?;
         Ok(self.send(&call, Method::Get, url, None, None, &Bearer::Own).await?.body)
     }
@@ -176,30 +183,32 @@ impl Arm {
         path: &str,
         version: &str,
     ) -> Result<T, CallError> {
-        let call = format!("GET {path} for the caller");
+        let call = format!("GET {} for the caller", brief(path));
         let url = self.url(path, version, &call)?;
         let reply = self.send(&call, Method::Get, url, None, None, &Bearer::Of(caller)).await?;
         read(&call, &reply.body)
     }
 
-    /// Lists every resource of a kind, page after page. A resource that cannot be read is left out and logged: it must not
-    /// hide the others.
+    /// Lists every resource of a kind, page after page.
     pub(crate) async fn list<T: DeserializeOwned>(
         &self,
         path: &str,
         version: &str,
-    ) -> Result<Vec<T>, CallError> {
-        self.pages(&format!("list {path}"), path, version, &Bearer::Own).await
+    ) -> Result<Listed<T>, CallError> {
+        self.pages(&format!("list {}", brief(path)), path, version, &Bearer::Own).await
     }
 
-    /// Lists everything of a kind with a caller's own token.
+    /// Lists everything of a kind with a caller's own token, without the items that cannot be parsed.
     pub(crate) async fn list_as<T: DeserializeOwned>(
         &self,
         caller: &str,
         path: &str,
         version: &str,
     ) -> Result<Vec<T>, CallError> {
-        self.pages(&format!("list {path} for the caller"), path, version, &Bearer::Of(caller)).await
+        let listed = self
+            .pages(&format!("list {} for the caller", brief(path)), path, version, &Bearer::Of(caller))
+            .await;
+        Ok(listed?.items)
     }
 
     async fn pages<T: DeserializeOwned>(
@@ -208,22 +217,23 @@ impl Arm {
         path: &str,
         version: &str,
         bearer: &Bearer<'_>,
-    ) -> Result<Vec<T>, CallError> {
+    ) -> Result<Listed<T>, CallError> {
         let mut url = self.url(path, version, call)?;
-        let mut items = Vec::new();
+        let mut listed = Listed { items: Vec::new(), unparsed: Vec::new() };
         for _ in 0..MAX_PAGES {
             let reply = self.send(call, Method::Get, url, None, None, bearer).await?;
             let page: ListPage = read(call, &reply.body)?;
             for item in page.value {
                 let id = item.get("id").and_then(Value::as_str).unwrap_or_default().to_owned();
                 match serde_json::from_value(item) {
-                    Ok(item) => items.push(item),
+                    Ok(item) => listed.items.push(item),
                     Err(error) => {
-                        tracing::warn!(call, %id, %error, "left out a resource that cannot be read")
+                        let error = CallError::no_answer(call, format!("it cannot be parsed: {error}"));
+                        listed.unparsed.push((id, error));
                     }
                 }
             }
-            let Some(next) = page.next_link.filter(|next| !next.is_empty()) else { return Ok(items) };
+            let Some(next) = page.next_link.filter(|next| !next.is_empty()) else { return Ok(listed) };
             url = link(call, &next)?;
         }
         Err(CallError::no_answer(call, "the list has no end"))
@@ -272,7 +282,7 @@ impl Arm {
         body: Bytes,
         etag: Option<&str>,
     ) -> Result<(), CallError> {
-        let call = format!("PUT {path}");
+        let call = format!("PUT {}", brief(path));
         let url = self.url(path, version, &call)?;
         let reply = self.send(&call, Method::Put, url.clone(), Some(body), etag, &Bearer::Own).await?;
         self.follow(&call, OperationPlace::Resource(url), reply).await
@@ -325,7 +335,8 @@ impl Arm {
             OperationPlace::Result(_) | OperationPlace::Resource(_) => is_written(call, &reply.body)?,
             OperationPlace::Group(_, rule) => {
                 let group: WrittenResource = read(call, &reply.body)?;
-                let is_there = group.properties.rules.iter().any(|it| it.name.eq_ignore_ascii_case(rule));
+                let rules = group.properties.unwrap_or_default().rules;
+                let is_there = rules.iter().any(|it| it.name.eq_ignore_ascii_case(rule));
                 if is_written(call, &reply.body)? && is_there {
                     return Err(CallError::no_answer(call, "the rule is still there"));
                 }
@@ -387,10 +398,15 @@ fn state(call: &str, body: &[u8]) -> Result<bool, CallError> {
     is_final(call, operation.status, code, message)
 }
 
-/// Reports whether the last write of a resource is done, as the resource itself says. An answer without a state is final.
+/// Reports whether the last write of a resource is done, as the resource itself says. An answer without a body or without a state is
+/// final; one that cannot be parsed decides nothing.
 fn is_written(call: &str, body: &[u8]) -> Result<bool, CallError> {
-    let resource = serde_json::from_slice::<WrittenResource>(body).unwrap_or_default();
-    resource.properties.state.map_or(Ok(true), |state| is_final(call, state, String::new(), String::new()))
+    if body.trim_ascii().is_empty() {
+        return Ok(true);
+    }
+    let resource = read::<Option<WrittenResource>>(call, body)?.unwrap_or_default();
+    let state = resource.properties.and_then(|properties| properties.state);
+    state.map_or(Ok(true), |state| is_final(call, state, String::new(), String::new()))
 }
 
 /// Reports whether a state is final; one that is no success is an error.
@@ -419,4 +435,37 @@ fn read<T: DeserializeOwned>(call: &str, body: &[u8]) -> Result<T, CallError> {
 fn link(call: &str, url: &str) -> Result<Url, CallError> {
     let reason = || format!("the answer leads to {url:?}, which is not a URL");
     url.parse().map_err(|_| CallError::no_answer(call, reason()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn i5_an_answer_that_cannot_be_parsed_is_no_end_of_an_operation() {
+        let written =
+            |body: &str| is_written("PUT a rule", body.as_bytes()).map_err(|error| error.to_string());
+        for body in [
+            "",
+            " \r\n",
+            "null",
+            "{}",
+            r#"{"properties":null}"#,
+            r#"{"properties":{"provisioningState":"Succeeded"}}"#,
+        ] {
+            assert_eq!(written(body), Ok(true), "{body}");
+            assert_eq!(state("PUT a rule", body.as_bytes()).unwrap(), true, "{body}");
+        }
+        assert_eq!(written(r#"{"properties":{"provisioningState":"Updating"}}"#), Ok(false));
+        for body in [
+            "<html>503</html>",
+            r#"{"properties":{"provisioningState":"Upd"#,
+            "\"done\"",
+            r#"{"properties":7}"#,
+        ] {
+            assert!(written(body).is_err_and(|error| error.contains("cannot be parsed")), "{body}");
+            assert!(state("PUT a rule", body.as_bytes()).is_err(), "{body}");
+        }
+        assert_eq!(state("PUT a rule", br#"{"status":"InProgress"}"#).unwrap(), false);
+    }
 }

@@ -18,8 +18,8 @@ pub(crate) fn call_error(call: &str, error: &azure_core::Error) -> CallError {
         ErrorKind::Credential => {
             CallError::NotSent { reason: format!("no token from Microsoft Entra: {reason}") }
         }
+        ErrorKind::Io => CallError::no_answer(call, format!("Azure cannot be reached: {reason}")),
         ErrorKind::HttpResponse { .. }
-        | ErrorKind::Io
         | ErrorKind::DataConversion
         | ErrorKind::MockFramework
         | ErrorKind::Other => CallError::no_answer(call, reason),

@@ -8,19 +8,20 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use postern_core::{Port, Protocol, SourcePrefix};
 use postern_provider::kit::CallError;
+use postern_runtime::tasks;
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 use tokio::sync::oneshot;
 
 use crate::arm::{Arm, NETWORK};
 use crate::clock;
-use crate::id::ArmId;
+use crate::id::{ArmId, brief};
 use crate::json::{Fields, etag, nested};
 use crate::settings::FirewallSettings;
 use crate::transport::busy_waits;
@@ -344,14 +345,23 @@ fn port_hash(rule: &NewNatRule) -> u64 {
     digest.iter().take(7).fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
 
-/// A change that waits to be written, and the channel for its outcome.
+/// A change that waits to be written, and the channel for its outcome. The channel is closed where its caller has given up.
 type WaitingEdit = (FirewallEdit, oneshot::Sender<Result<(), ChangeError>>);
 
-/// The changes of one firewall that wait to be written together.
+/// The changes of one firewall. One task writes them, and goes on where the caller of a change gives up: a write holds the changes of
+/// others, and a write that is half way takes effect whether or not a task waits for it.
 #[derive(Default)]
 pub(crate) struct FirewallQueue {
-    waiting: Mutex<Vec<WaitingEdit>>,
-    writer: tokio::sync::Mutex<()>,
+    state: Mutex<QueueState>,
+}
+
+#[derive(Default)]
+struct QueueState {
+    waiting: Vec<WaitingEdit>,
+    /// True while a task writes.
+    is_writing: bool,
+    /// The rules that the write under way adds.
+    adding: Vec<NewNatRule>,
 }
 
 /// The reason that a firewall was not changed.
@@ -365,80 +375,118 @@ pub(crate) enum ChangeError {
     GivenUp,
 }
 
+/// One firewall, and all that a write of it needs.
+#[derive(Clone)]
+pub(crate) struct FirewallWriter {
+    pub(crate) arm: Arm,
+    pub(crate) id: ArmId,
+    /// The name of Postern's collection.
+    pub(crate) collection: String,
+    pub(crate) settings: FirewallSettings,
+}
+
 impl FirewallQueue {
-    /// Makes a change, in one write with every other change that waits.
+    /// Makes a change, in one write with every other change that waits. A change whose caller gives up before its write begins is not
+    /// made; one whose write has begun is made, and [`Self::adding`] tells of it until then.
     pub(crate) async fn change(
-        &self,
-        arm: &Arm,
-        id: &ArmId,
+        self: &Arc<Self>,
+        writer: FirewallWriter,
         edit: FirewallEdit,
-        collection: &str,
-        settings: &FirewallSettings,
     ) -> Result<(), ChangeError> {
-        let (done, mut answer) = oneshot::channel();
-        self.lock().push((edit, done));
-        let _guard = self.writer.lock().await;
-        match answer.try_recv() {
-            Ok(answer) => return answer,
-            Err(oneshot::error::TryRecvError::Closed) => return Err(ChangeError::GivenUp),
-            Err(oneshot::error::TryRecvError::Empty) => {}
-        }
-        let (edits, waiting): (Vec<FirewallEdit>, Vec<_>) =
-            std::mem::take(&mut *self.lock()).into_iter().unzip();
-        let written = match write(arm, id, &edits, collection, settings).await {
-            // An impossible edit must not keep the others from being made.
-            Err(ChangeError::Edit(_)) if edits.len() > 1 => {
-                for (edit, done) in edits.into_iter().zip(waiting) {
-                    done.send(write(arm, id, &[edit], collection, settings).await).ok();
-                }
-                return answer.await.unwrap_or(Err(ChangeError::GivenUp));
-            }
-            written => written,
+        let (done, answer) = oneshot::channel();
+        let begins = {
+            let mut state = self.lock();
+            state.waiting.push((edit, done));
+            !std::mem::replace(&mut state.is_writing, true)
         };
-        for done in waiting {
-            done.send(written.clone()).ok();
+        if begins {
+            tasks::run_to_end(Arc::clone(self).write_all(writer));
         }
         answer.await.unwrap_or(Err(ChangeError::GivenUp))
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<WaitingEdit>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Returns the rules that the write under way adds.
+    pub(crate) fn adding(&self) -> Vec<NewNatRule> {
+        self.lock().adding.clone()
+    }
+
+    /// Writes until no change waits.
+    async fn write_all(self: Arc<Self>, writer: FirewallWriter) {
+        let _idle = IdleOnDrop(&self);
+        while let Some(batch) = self.next_batch() {
+            let (edits, waiting): (Vec<FirewallEdit>, Vec<_>) = batch.into_iter().unzip();
+            match writer.write(&edits).await {
+                // An impossible edit must not keep the others from being made.
+                Err(ChangeError::Edit(_)) if edits.len() > 1 => {
+                    for (edit, done) in edits.into_iter().zip(waiting) {
+                        done.send(writer.write(&[edit]).await).ok();
+                    }
+                }
+                written => {
+                    for done in waiting {
+                        done.send(written.clone()).ok();
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes the changes that wait and whose callers still do; none if there is none, and then no task writes any more.
+    fn next_batch(&self) -> Option<Vec<WaitingEdit>> {
+        let mut state = self.lock();
+        state.waiting.retain(|(_, done)| !done.is_closed());
+        let batch = std::mem::take(&mut state.waiting);
+        state.adding = batch.iter().flat_map(|(edit, _)| edit.add.iter().cloned()).collect();
+        state.is_writing = !batch.is_empty();
+        state.is_writing.then_some(batch)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, QueueState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Writes the firewall until a fresh read shows nothing left to change and no change under way.
-async fn write(
-    arm: &Arm,
-    id: &ArmId,
-    edits: &[FirewallEdit],
-    collection: &str,
-    settings: &FirewallSettings,
-) -> Result<(), ChangeError> {
-    let deadline = clock::instant() + CHANGE_TIMEOUT;
-    let mut waits = busy_waits();
-    let mut last = None;
-    while clock::instant() < deadline {
-        if last.is_some() {
-            tokio::time::sleep(waits.next().unwrap_or(Duration::from_secs(5))).await;
-        }
-        let body = arm.get_raw(id, NETWORK).await?;
-        let edited = edit(&body, edits, collection, settings)?;
-        if is_under_way(&body) {
-            last = Some("another change is under way".to_owned());
-            continue;
-        }
-        let Some((body, etag)) = edited else { return Ok(()) };
-        tracing::info!(firewall = %id, changes = edits.len(), "writing the firewall; this takes minutes");
-        match arm.put_raw(id.as_str(), NETWORK, body, etag.as_deref()).await {
-            // Read once more: a principal that had read the firewall before this write may have written over it.
-            Ok(()) => (last, waits) = (None, busy_waits()),
-            Err(error) if error.is_conflict() => last = Some(error.to_string()),
-            Err(error) => return Err(error.into()),
+/// Lets the next change begin a task, also where the task that wrote has panicked: the callers of the changes that wait hear of it.
+struct IdleOnDrop<'a>(&'a FirewallQueue);
+
+impl Drop for IdleOnDrop<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            *self.0.lock() = QueueState::default();
         }
     }
-    let reason = last.unwrap_or_else(|| "the written rules are gone again".to_owned());
-    let reason = format!("other principals keep changing it: {reason}");
-    Err(CallError::no_answer(format!("PUT {id}"), reason).into())
+}
+
+impl FirewallWriter {
+    /// Writes the firewall until a fresh read shows nothing left to change and no change under way.
+    async fn write(&self, edits: &[FirewallEdit]) -> Result<(), ChangeError> {
+        let Self { arm, id, collection, settings } = self;
+        let deadline = clock::instant() + CHANGE_TIMEOUT;
+        let mut waits = busy_waits();
+        let mut last = None;
+        while clock::instant() < deadline {
+            if last.is_some() {
+                tokio::time::sleep(waits.next().unwrap_or(Duration::from_secs(5))).await;
+            }
+            let body = arm.get_raw(id, NETWORK).await?;
+            let edited = edit(&body, edits, collection, settings)?;
+            if is_under_way(&body) {
+                last = Some("another change is under way".to_owned());
+                continue;
+            }
+            let Some((body, etag)) = edited else { return Ok(()) };
+            tracing::info!(firewall = %id, changes = edits.len(), "writing the firewall; this takes minutes");
+            match arm.put_raw(id.as_str(), NETWORK, body, etag.as_deref()).await {
+                // Read once more: a principal that had read the firewall before this write may have written over it.
+                Ok(()) => (last, waits) = (None, busy_waits()),
+                Err(error) if error.is_conflict() => last = Some(error.to_string()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let reason = last.unwrap_or_else(|| "the written rules are gone again".to_owned());
+        let reason = format!("other principals keep changing it: {reason}");
+        Err(CallError::no_answer(format!("PUT {}", brief(id.as_str())), reason).into())
+    }
 }
 
 /// Reports whether a change of the firewall is under way.

@@ -154,7 +154,7 @@ impl WriteGuard<'_> {
         let id = ArmId::new(&path).ok_or_else(|| refused(format!("{path} is not the id of a resource")))?;
         let body = self.arm.get_raw(&id, NETWORK).await?;
         let (body, etag) = with_priority(&body, to).map_err(|error| {
-            let reason = format!("rule {name} of {} cannot be read: {error}", self.id);
+            let reason = format!("rule {name} of {} cannot be read: {error}", self.id.in_words());
             WriteError::Refused(CloudError::unavailable(reason))
         })?;
         let moved = self.arm.put_raw(&path, NETWORK, body, etag.as_deref()).await;

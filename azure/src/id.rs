@@ -44,6 +44,11 @@ impl ArmId {
         self.0.rsplit('/').next().unwrap_or_default()
     }
 
+    /// The resource in few words: its name and its resource group.
+    pub(crate) fn in_words(&self) -> String {
+        format!("{} ({})", self.name(), self.group())
+    }
+
     /// The path.
     pub(crate) fn as_str(&self) -> &str {
         &self.0
@@ -57,6 +62,20 @@ impl ArmId {
 impl fmt::Display for ArmId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
+    }
+}
+
+/// Returns a path in few words: a resource by its type, its name and its resource group, or a list by its type and its subscription.
+pub(crate) fn brief(path: &str) -> String {
+    let segments: Vec<&str> = path.trim_start_matches('/').split('/').collect();
+    match segments[..] {
+        [_, _, _, group, _, _, .., kind, name] if ArmId::new(path).is_some() => {
+            format!("{kind}/{name} ({group})")
+        }
+        ["subscriptions", subscription, "providers", _, kind] => {
+            format!("{kind} of subscription {subscription}")
+        }
+        _ => path.to_owned(),
     }
 }
 
@@ -85,6 +104,21 @@ mod tests {
         let id = ArmId::new(text).unwrap();
         assert_eq!(Some(&id), ArmId::new(&text.to_ascii_uppercase()).as_ref());
         assert_eq!((id.subscription(), id.group(), id.name()), ("s", "my_rg(1)", "a.b"));
+    }
+
+    #[test]
+    fn a_path_in_few_words_has_its_type_name_and_resource_group() {
+        let of = "/subscriptions/s/resourcegroups/web/providers/microsoft.network";
+        assert_eq!(brief(&format!("{of}/networkinterfaces/nic-1")), "networkinterfaces/nic-1 (web)");
+        assert_eq!(
+            brief(&format!("{of}/networksecuritygroups/nsg/securityrules/ssh")),
+            "securityrules/ssh (web)"
+        );
+        assert_eq!(
+            brief("/subscriptions/s/providers/Microsoft.Network/azureFirewalls"),
+            "azureFirewalls of subscription s"
+        );
+        assert_eq!(brief("/odd"), "/odd");
     }
 
     #[test]

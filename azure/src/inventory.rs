@@ -7,11 +7,11 @@ use postern_core::{ProtectedPort, TargetId};
 use postern_provider::kit::CallError;
 use postern_provider::{Assessment, CloudError, Health, Sighting};
 
-use crate::id::ArmId;
+use crate::id::{ArmId, brief};
 use crate::layer::Azure;
 use crate::names::{self, Key, RuleName};
 use crate::network::{Network, RulePeer, UnreadKind, UnreadPart, exposures};
-use crate::reader::VirtualMachine;
+use crate::reader::{Reader, VirtualMachine};
 use crate::settings::AzureSettings;
 use crate::snapshot::{LockedRules, MachineSnapshot, MachineView};
 
@@ -21,11 +21,16 @@ fn target(vm: &ArmId) -> Option<TargetId> {
 }
 
 /// The targets for which a subscription holds rules of Postern's.
+#[derive(Default)]
 pub(crate) struct SubscriptionSweep {
     /// The targets in the subscription.
     pub(crate) sightings: Vec<Sighting>,
     /// The targets in other subscriptions: a hub's firewall holds rules for them.
     pub(crate) of_others: Vec<TargetId>,
+    /// The targets whose windows could not be judged, each with the reason.
+    pub(crate) unjudged: Vec<(TargetId, CloudError)>,
+    /// The targets that were locked, released or repaired while the subscription was read: the reading may be the older one.
+    pub(crate) changed: Vec<TargetId>,
     /// The parts of the network that could not be read.
     pub(crate) unread: Vec<UnreadPart>,
 }
@@ -35,7 +40,7 @@ pub(crate) struct SubscriptionSweep {
 /// # Errors
 /// The subscription could not be read.
 pub(crate) async fn sweep(azure: &Azure, subscription: &str) -> Result<SubscriptionSweep, CloudError> {
-    let (reading, before) = (azure.targets.start_reading(), azure.groups.epochs());
+    let (reading, before, adding) = (azure.targets.start_reading(), azure.groups.epochs(), azure.adding());
     let network = azure.reader().subscription(subscription).await?;
     azure.groups.record(&network.groups, &before);
     let deployment = &azure.settings.deployment;
@@ -55,34 +60,36 @@ pub(crate) async fn sweep(azure: &Azure, subscription: &str) -> Result<Subscript
         let key = Key::of(deployment, &target);
         seen.entry(key).or_default().named = Some(target);
     }
-    let (mut sightings, mut of_others) = (Vec::new(), Vec::new());
+    let mut swept = SubscriptionSweep::default();
     for (key, traces) in seen {
         match (machines.get(&key), traces.named) {
             (Some((target, vm)), _) => {
                 let snapshot = MachineSnapshot::among(&network, vm, &traces.groups);
                 if !azure.targets.compare(target, &snapshot, reading) {
-                    // The target was locked, released or repaired meanwhile, and this reading may be the older one.
+                    swept.changed.push(target.clone());
                     continue;
                 }
                 if let Err(error) = snapshot.check_read(target, deployment) {
-                    tracing::warn!(%target, %error, "the sweep could not judge the windows of this target");
+                    swept.unjudged.push((target.clone(), error));
                     continue;
                 }
                 let locked_rules = azure.targets.locked_rules(target);
-                let observation = snapshot
-                    .view(target, deployment, &locked_rules)
-                    .observation(azure.settings.flush_connection);
-                sightings.push(Sighting { target: target.clone(), held: Some(observation) });
+                let observation =
+                    azure.observation(&snapshot.view(target, deployment, &locked_rules), &adding);
+                swept.sightings.push(Sighting { target: target.clone(), held: Some(observation) });
             }
-            (None, Some(target)) if azure.targets.is_older(reading, &target) => {}
-            (None, Some(target)) if is_here(&target) => sightings.push(Sighting { target, held: None }),
-            (None, Some(target)) => of_others.push(target),
+            (None, Some(target)) if azure.targets.is_older(reading, &target) => swept.changed.push(target),
+            (None, Some(target)) if is_here(&target) => {
+                swept.sightings.push(Sighting { target, held: None });
+            }
+            (None, Some(target)) => swept.of_others.push(target),
             (None, None) => tracing::warn!(
                 %key, subscription, "Postern's rules of a deleted machine remain, and its name is too long to be in them: delete them by hand"
             ),
         }
     }
-    Ok(SubscriptionSweep { sightings, of_others, unread: network.unread })
+    swept.unread = network.unread;
+    Ok(swept)
 }
 
 /// The places that hold rules of Postern's for one target.
@@ -130,12 +137,14 @@ pub(crate) async fn assess(
     let reader = azure.reader();
     let (network, machines) = try_join!(reader.subscription(subscription), reader.machines(subscription))?;
     let mut network = network;
+    let machines = network.items(UnreadKind::Reach, machines);
+    Reader::add_hidden_interfaces(&mut network, &machines);
     let nothing = LockedRules::default();
     for VirtualMachine { id, .. } in &machines {
         if ArmId::new(id).and_then(|id| target(&id)).is_none() {
             let reason = "a target's resource group and name are letters, digits and . _ - only";
             let error = CallError::NotSent { reason: reason.to_owned() };
-            network.lacks(UnreadKind::Reach, format!("the virtual machine {id}"), error);
+            network.lacks(UnreadKind::Reach, format!("the virtual machine {}", brief(id)), error);
         }
     }
     let traces = traces(&network, &azure.settings);

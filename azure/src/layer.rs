@@ -4,19 +4,19 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use postern_core::TargetId;
-use postern_provider::CloudError;
 use postern_provider::kit::{CallError, KeyedStates};
+use postern_provider::{CloudError, Observation};
 
 use crate::arm::Arm;
 use crate::cache::MachineCache;
-use crate::firewall::FirewallQueue;
+use crate::firewall::{FirewallQueue, NewNatRule};
 use crate::groups::KnownGroups;
 use crate::id::ArmId;
 use crate::machine::Machine;
 use crate::names;
 use crate::reader::Reader;
 use crate::settings::AzureSettings;
-use crate::snapshot::MachineSnapshot;
+use crate::snapshot::{MachineSnapshot, MachineView};
 
 /// The cloud layer on Azure.
 pub struct Azure {
@@ -51,15 +51,16 @@ impl Azure {
     /// The id of a target's virtual machine.
     pub(crate) fn vm(&self, target: &TargetId) -> Result<ArmId, CloudError> {
         let TargetId::Azure { subscription, group, vm } = target else {
-            return Err(CloudError::refused(format!("{target} is not in Azure")));
+            return Err(CloudError::refused(format!("{} is not in Azure", target.in_words())));
         };
         if !self.settings.subscriptions.contains(subscription) {
             return Err(CloudError::refused(format!(
                 "the subscription {subscription} is not in the configuration; add it to azure.subscriptions"
             )));
         }
-        ArmId::of_vm(subscription, group, vm)
-            .ok_or_else(|| CloudError::refused(format!("{target} has a name that cannot be sent")))
+        ArmId::of_vm(subscription, group, vm).ok_or_else(|| {
+            CloudError::refused(format!("{} has a name that cannot be sent", target.in_words()))
+        })
     }
 
     pub(crate) fn reader(&self) -> Reader<'_> {
@@ -108,6 +109,20 @@ impl Azure {
             snapshot.groups.entry(id).or_insert(group);
         }
         Ok((snapshot, exists))
+    }
+
+    /// Returns the rules that writes under way add to firewalls. Taken before a read: what the read does not show yet is among them.
+    pub(crate) fn adding(&self) -> Vec<NewNatRule> {
+        self.firewalls.map(FirewallQueue::adding).into_values().flatten().collect()
+    }
+
+    /// Returns the state that Azure holds for a machine. The windows of firewall rules that are being added are open in part: the
+    /// opening may have been given up, and its write goes on.
+    pub(crate) fn observation(&self, view: &MachineView<'_>, adding: &[NewNatRule]) -> Observation {
+        let mut observation = view.observation(self.settings.flush_connection);
+        let added = adding.iter().filter_map(|rule| view.windows_of_new(rule)).flatten();
+        observation.partial.extend(added.filter(|window| !observation.windows.contains(window)));
+        observation
     }
 
     /// The name of Postern's rule collection in firewalls.

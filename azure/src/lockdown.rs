@@ -23,7 +23,7 @@
 //! A repair puts back what another principal edited or deleted, and finishes what was interrupted. A mark in a group says that a
 //! release is under way: a repair then releases, and never locks again.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use postern_core::TargetId;
@@ -36,6 +36,7 @@ use crate::error::WriteError;
 use crate::firewall::FirewallEdit;
 use crate::id::ArmId;
 use crate::layer::Azure;
+use crate::network::Nsg;
 use crate::plan::{self, PlanError, RuleWrite, apply};
 use crate::settings::Flush;
 use crate::snapshot::{LockedRules, MachineView};
@@ -63,39 +64,88 @@ impl WritePlan {
     }
 }
 
+/// The groups as they will be after the operations that a dry run has planned so far.
+#[derive(Default)]
+pub(crate) struct PlannedGroups(BTreeMap<ArmId, Nsg>);
+
+impl PlannedGroups {
+    /// Replaces the groups that a planned operation changes by what it leaves of them.
+    fn show_in(&self, groups: &mut BTreeMap<ArmId, Nsg>) {
+        for (id, group) in groups {
+            if let Some(planned) = self.0.get(id) {
+                group.clone_from(planned);
+            }
+        }
+    }
+
+    fn add(&mut self, groups: &BTreeMap<ArmId, Nsg>, writes: &[RuleWrite]) {
+        let changed: BTreeSet<&ArmId> = writes.iter().map(RuleWrite::group).collect();
+        self.0.extend(apply(groups, writes).into_iter().filter(|(id, _)| changed.contains(id)));
+    }
+}
+
 impl Azure {
+    /// Plans a lockdown after those before it.
+    pub(crate) async fn plan_lock_after(
+        &self,
+        order: &LockdownOrder,
+        planned: &mut PlannedGroups,
+    ) -> Result<LockdownReport, CloudError> {
+        let (mut snapshot, nothing) = (self.read(&order.target).await?, LockedRules::default());
+        planned.show_in(&mut snapshot.groups);
+        let plan =
+            self.plan_lock(&snapshot.view(&order.target, &self.settings.deployment, &nothing), order)?;
+        if order.consent.unmet(&plan.concerns).is_empty() {
+            planned.add(&snapshot.groups, &plan.writes);
+        }
+        Ok(plan.report())
+    }
+
+    /// Plans a release after those before it.
+    pub(crate) async fn plan_release_after(
+        &self,
+        target: &TargetId,
+        planned: &mut PlannedGroups,
+    ) -> Result<LockdownReport, CloudError> {
+        let ((mut snapshot, _), nothing) = (self.read_with_all_groups(target).await?, LockedRules::default());
+        planned.show_in(&mut snapshot.groups);
+        let plan = self.plan_release_writes(&snapshot.view(target, &self.settings.deployment, &nothing))?;
+        planned.add(&snapshot.groups, &plan.writes);
+        Ok(plan.report())
+    }
+
     /// Plans a lockdown.
     pub(crate) fn plan_lock(
         &self,
         view: &MachineView<'_>,
         order: &LockdownOrder,
     ) -> Result<WritePlan, CloudError> {
-        let target = view.target;
+        let (target, vm) = (view.target, view.target.in_words());
         if let Some(front) = &view.machine.front
             && let Some(policy) = &front.policy
         {
             return Err(CloudError::refused(format!(
-                "the firewall {} in front of {target} is managed by the policy {policy}: Postern changes only classic rules, and a window could not pass it",
-                front.firewall
+                "the firewall {} in front of {vm} is managed by the policy {policy}: Postern changes only classic rules, and a window could not pass it",
+                front.firewall.in_words()
             )));
         }
         if let Some(reason) = view.machine.unread.first() {
-            return Err(CloudError::refused(format!("{target} cannot be locked down: {reason}")));
+            return Err(CloudError::refused(format!("{reason}, so {vm} cannot be locked down")));
         }
         if view.machine.groups.is_empty() {
             return Err(CloudError::refused(format!(
-                "{target} has no network security group, neither on an interface nor on a subnet; attach one first"
+                "{vm} has no network security group, neither on an interface nor on a subnet; attach one first"
             )));
         }
         if let Some(door) = view.machine.doors.iter().find(|door| door.groups.is_empty()) {
             return Err(CloudError::refused(format!(
-                "the address {} of {target} is behind no network security group; attach one to its interface or subnet first",
+                "the address {} of {vm} is behind no network security group; attach one to its interface or subnet first",
                 door.ip
             )));
         }
         if view.is_releasing() {
             return Err(CloudError::refused(format!(
-                "a release of {target} is not done; run `postern release {target}` first"
+                "a release of {vm} is not done; run `postern release {target}` first"
             )));
         }
         let mut concerns = Vec::new();
@@ -163,13 +213,17 @@ impl Azure {
         let nothing = LockedRules::default();
         let (mut changes, mut taken, mut waits) = (Vec::new(), BTreeSet::new(), busy_waits());
         for _ in 0..MAX_ROUNDS {
+            let adding = self.adding();
             let (snapshot, exists) = self.read_with_all_groups(target).await?;
             snapshot.check_read(target, &self.settings.deployment)?;
             let view = snapshot.view(target, &self.settings.deployment, &nothing);
-            let Observation { windows, partial, .. } = view.observation(self.settings.flush_connection);
+            let Observation { windows, partial, .. } = self.observation(&view, &adding);
             // A machine that is gone has no open window.
             if exists && !(windows.is_empty() && partial.is_empty()) {
-                return Err(CloudError::refused(format!("a window is open on {target}; revoke it first")));
+                return Err(CloudError::refused(format!(
+                    "a window is open on {}; revoke it first",
+                    target.in_words()
+                )));
             }
             let lost = plan::lost_notes(&view, &taken, &self.settings.priorities)?;
             let release = plan::release(&view, &self.settings.priorities)?;
@@ -294,6 +348,7 @@ async fn wait(waits: &mut impl Iterator<Item = Duration>) {
 
 fn groups_keep_changing(target: &TargetId) -> CloudError {
     CloudError::unavailable(format!(
-        "other principals keep changing the network security groups of {target}; try again later"
+        "other principals keep changing the network security groups of {}; try again later",
+        target.in_words()
     ))
 }

@@ -10,7 +10,8 @@ use ipnet::IpNet;
 use postern_core::{ProtectedPort, Protocol, SourcePrefix};
 use postern_provider::kit::CallError;
 
-use crate::id::ArmId;
+use crate::arm::Listed;
+use crate::id::{ArmId, brief};
 
 /// The result of a read.
 #[derive(Debug, Clone, Default)]
@@ -54,6 +55,14 @@ impl Network {
         }
     }
 
+    /// Returns the items of a list, and records those that cannot be parsed.
+    pub(crate) fn items<T>(&mut self, kind: UnreadKind, listed: Listed<T>) -> Vec<T> {
+        for (id, error) in listed.unparsed {
+            self.lacks(kind, brief(&id), error);
+        }
+        listed.items
+    }
+
     /// The public addresses that interfaces have of their own.
     pub(crate) fn public_of_interfaces(&self) -> BTreeSet<ArmId> {
         let addresses = self.interfaces.iter().flat_map(|interface| &interface.addresses);
@@ -64,11 +73,20 @@ impl Network {
 /// A network interface.
 #[derive(Debug, Clone)]
 pub(crate) struct Nic {
+    /// None if Azure does not show it.
+    pub(crate) id: Option<ArmId>,
     pub(crate) vm: Option<ArmId>,
     pub(crate) group: Option<ArmId>,
     pub(crate) addresses: Vec<Address>,
     /// The parts that cannot be read, in words.
     pub(crate) unread: Vec<String>,
+}
+
+impl Nic {
+    /// An interface of a machine that cannot be read, for a reason in words.
+    pub(crate) fn unread(vm: &ArmId, reason: String) -> Self {
+        Self { id: None, vm: Some(vm.clone()), group: None, addresses: Vec::new(), unread: vec![reason] }
+    }
 }
 
 /// An IP configuration of an interface.

@@ -1,6 +1,6 @@
 //! The opening and closing of one machine's windows, at every place that its connections pass.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use futures_util::future::join_all;
@@ -8,7 +8,7 @@ use postern_core::plan::LayerWindow;
 use postern_provider::CloudError;
 
 use crate::error::WriteError;
-use crate::firewall::{ChangeError, FirewallEdit, NewNatRule};
+use crate::firewall::{ChangeError, FirewallEdit, FirewallWriter, NewNatRule};
 use crate::groups::WriteGuard;
 use crate::id::ArmId;
 use crate::layer::Azure;
@@ -39,7 +39,6 @@ impl Azure {
         view: &MachineView<'_>,
         windows: &BTreeSet<LayerWindow>,
     ) -> Result<(), CloudError> {
-        let target = view.target;
         if view.machine.groups.is_empty()
             || !view.machine.groups.iter().all(|id| view.groups.contains_key(id))
         {
@@ -49,7 +48,8 @@ impl Azure {
             if view.machine.addresses(family).is_empty() {
                 let version = if family == Family::V6 { "IPv6" } else { "IPv4" };
                 return Err(CloudError::refused(format!(
-                    "{target} has no {version} address for a source of {version}"
+                    "{} has no {version} address for a source of {version}",
+                    view.target.in_words()
                 )));
             }
         }
@@ -275,9 +275,15 @@ impl Azure {
             strays.contains(&rule.name) && windows.iter().any(|window| window.grant == allow.grant)
         });
         edit.remove.extend(of_these.map(|(rule, _)| rule.name.clone()));
-        for held in view.nat_window_rules().iter().filter(|held| !held.windows.is_disjoint(windows)) {
-            edit.remove.insert(held.name.clone());
-            let left: BTreeSet<LayerWindow> = &held.windows - windows;
+        // A write whose opening was given up may still be under way: its rules go with the next one.
+        let queue = self.firewalls.get(&front.firewall);
+        let adding = queue.map(|queue| queue.adding()).unwrap_or_default();
+        let adding = adding.iter().filter_map(|rule| Some((rule.name.clone(), view.windows_of_new(rule)?)));
+        let there = view.nat_window_rules().into_iter().map(|held| (held.name, held.windows));
+        let held: BTreeMap<String, BTreeSet<LayerWindow>> = there.chain(adding).collect();
+        for (name, held) in held.iter().filter(|(_, held)| !held.is_disjoint(windows)) {
+            edit.remove.insert(name.clone());
+            let left: BTreeSet<LayerWindow> = held - windows;
             for (allow, content, one) in rules_of(view, left.iter(), true) {
                 let (Some(public), Some(machine)) =
                     (front.public, view.machine.addresses(Family::V4).first().copied())
@@ -295,13 +301,17 @@ impl Azure {
         if edit == FirewallEdit::default() {
             return Ok(());
         }
-        let (queue, collection) = (self.firewalls.of(firewall), self.collection());
-        let settings = &self.settings.firewall;
-        match queue.change(&self.arm, firewall, edit, &collection, settings).await {
+        let writer = FirewallWriter {
+            arm: self.arm.clone(),
+            id: firewall.clone(),
+            collection: self.collection(),
+            settings: self.settings.firewall.clone(),
+        };
+        match self.firewalls.of(firewall).change(writer, edit).await {
             Ok(()) => Ok(()),
             Err(ChangeError::Call(error)) => Err(error.into()),
             Err(error @ ChangeError::Edit(_)) => {
-                Err(CloudError::refused(format!("the firewall {firewall}: {error}")))
+                Err(CloudError::refused(format!("{error} (the firewall {})", firewall.in_words())))
             }
             Err(error @ ChangeError::GivenUp) => Err(CloudError::unavailable(error.to_string())),
         }
@@ -345,7 +355,7 @@ fn rules_of<'a>(
     windows: impl Iterator<Item = &'a LayerWindow>,
     one_port_each: bool,
 ) -> Vec<(AllowName, Content, LayerWindow)> {
-    let mut grants: std::collections::BTreeMap<_, BTreeSet<&LayerWindow>> = std::collections::BTreeMap::new();
+    let mut grants: BTreeMap<_, BTreeSet<&LayerWindow>> = BTreeMap::new();
     for window in windows {
         let port = one_port_each.then_some(window.port);
         grants.entry((window.grant, window.not_after, port)).or_default().insert(window);

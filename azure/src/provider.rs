@@ -15,6 +15,7 @@ use postern_provider::{
 use crate::caller;
 use crate::inventory;
 use crate::layer::Azure;
+use crate::lockdown::PlannedGroups;
 use crate::network::UnreadPart;
 use crate::snapshot::LockedRules;
 
@@ -25,13 +26,13 @@ const SUBSCRIPTIONS_AT_ONCE: usize = 2;
 #[async_trait]
 impl Provider for Azure {
     async fn observe(&self, target: &TargetId) -> Result<Observation, CloudError> {
-        let reading = self.targets.start_reading();
+        let (reading, adding) = (self.targets.start_reading(), self.adding());
         let snapshot = Arc::new(self.read(target).await?);
         snapshot.check_read(target, &self.settings.deployment)?;
         self.targets.store(target, &snapshot, reading);
         let locked_rules = self.targets.locked_rules(target);
         let view = snapshot.view(target, &self.settings.deployment, &locked_rules);
-        Ok(view.observation(self.settings.flush_connection))
+        Ok(self.observation(&view, &adding))
     }
 
     async fn open(&self, target: &TargetId, windows: &BTreeSet<LayerWindow>) -> Result<Reach, CloudError> {
@@ -68,6 +69,7 @@ impl Provider for Azure {
 
     async fn repair(&self, target: &TargetId) -> Result<(), CloudError> {
         let _guard = self.lockdowns.lock().await;
+        self.targets.changed(target);
         let done = self.repair_target(target).await;
         self.targets.changed(target);
         done
@@ -91,15 +93,19 @@ impl Provider for Azure {
         let (read, unread) = read_places(SUBSCRIPTIONS_AT_ONCE, reads).await;
         let mut sweep = SweepReport { unread: self.unread_subscriptions(unread), ..SweepReport::default() };
         let mut elsewhere = Vec::new();
-        for inventory::SubscriptionSweep { sightings, of_others, unread } in read {
-            sweep.sightings.extend(sightings);
-            elsewhere.extend(of_others);
-            add_parts(&mut sweep.unread, unread);
+        let mut changed = BTreeSet::new();
+        for part in read {
+            sweep.sightings.extend(part.sightings);
+            elsewhere.extend(part.of_others);
+            changed.extend(part.changed);
+            add_parts(&mut sweep.unread, part.unread);
+            sweep.unread.extend(part.unjudged.into_iter().map(unjudged));
         }
-        // A machine that its own subscription shows is reported there. Where that subscription could not be read, nothing is
-        // known of the machine.
+        // A machine that its own subscription shows is reported there. Where that subscription or the machine could not be read,
+        // nothing is known of the machine.
         for target in elsewhere {
-            let is_known = sweep.sightings.iter().any(|sighting| sighting.target == target)
+            let is_known = changed.contains(&target)
+                || sweep.sightings.iter().any(|sighting| sighting.target == target)
                 || sweep.unread.iter().any(|place| place.may_hide(&target));
             if !is_known {
                 sweep.sightings.push(Sighting { target, held: None });
@@ -123,22 +129,35 @@ impl Provider for Azure {
     }
 
     async fn plan_lockdown(&self, order: &LockdownOrder) -> Result<LockdownReport, CloudError> {
-        let (snapshot, nothing) = (self.read(&order.target).await?, LockedRules::default());
-        let view = snapshot.view(&order.target, &self.settings.deployment, &nothing);
-        Ok(self.plan_lock(&view, order)?.report())
+        self.plan_lock_after(order, &mut PlannedGroups::default()).await
+    }
+
+    async fn plan_lockdowns(&self, orders: &[LockdownOrder]) -> Vec<Result<LockdownReport, CloudError>> {
+        let (mut planned, mut reports) = (PlannedGroups::default(), Vec::new());
+        for order in orders {
+            reports.push(self.plan_lock_after(order, &mut planned).await);
+        }
+        reports
     }
 
     async fn lockdown(&self, order: &LockdownOrder) -> Result<LockdownReport, CloudError> {
         let _guard = self.lockdowns.lock().await;
+        self.targets.changed(&order.target);
         let done = self.lock(order).await;
         self.targets.changed(&order.target);
         done
     }
 
     async fn plan_release(&self, target: &TargetId) -> Result<LockdownReport, CloudError> {
-        let ((snapshot, _), nothing) = (self.read_with_all_groups(target).await?, LockedRules::default());
-        let view = snapshot.view(target, &self.settings.deployment, &nothing);
-        Ok(self.plan_release_writes(&view)?.report())
+        self.plan_release_after(target, &mut PlannedGroups::default()).await
+    }
+
+    async fn plan_releases(&self, targets: &[TargetId]) -> Vec<Result<LockdownReport, CloudError>> {
+        let (mut planned, mut reports) = (PlannedGroups::default(), Vec::new());
+        for target in targets {
+            reports.push(self.plan_release_after(target, &mut planned).await);
+        }
+        reports
     }
 
     async fn release(&self, target: &TargetId) -> Result<LockdownReport, CloudError> {
@@ -170,6 +189,11 @@ fn add_parts(unread: &mut Vec<Unread>, parts: Vec<UnreadPart>) {
             unread.push(Unread { place, error: error.into(), hides: Hidden::Nothing });
         }
     }
+}
+
+/// Says of a target that its windows could not be judged: it is not gone.
+fn unjudged((target, error): (TargetId, CloudError)) -> Unread {
+    Unread { place: format!("the rules of {}", target.in_words()), error, hides: Hidden::Target(target) }
 }
 
 /// Returns the name of a subscription that reports use.

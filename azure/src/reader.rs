@@ -9,8 +9,8 @@ use futures_util::join;
 use postern_provider::kit::CallError;
 use serde::Deserialize;
 
-use crate::arm::{Arm, COMPUTE, NETWORK};
-use crate::id::ArmId;
+use crate::arm::{Arm, COMPUTE, Listed, NETWORK};
+use crate::id::{ArmId, brief};
 use crate::network::{Firewall, Network, Nic, Nsg, UnreadKind, UnreadPart};
 use crate::wire;
 
@@ -60,13 +60,11 @@ impl Reader<'_> {
         let interfaces = join_all(ids.iter().map(|id| self.interface(id))).await;
         let mut network = Network::default();
         for Reference { id } in profile.interfaces.iter().filter(|it| ArmId::new(&it.id).is_none()) {
-            let unread = vec![format!("the id of one of its interfaces cannot be read: {id:?}")];
-            let vm = Some(vm.clone());
-            network.interfaces.push(Nic { vm, group: None, addresses: Vec::new(), unread });
+            network.interfaces.push(Nic::unread(vm, unreadable_id(id)));
         }
-        for interface in interfaces {
-            // An interface that was deleted a moment ago is on no way.
-            let Some(mut interface) = interface? else { continue };
+        for (id, interface) in ids.iter().zip(interfaces) {
+            let hidden = || Nic::unread(vm, not_shown(id));
+            let mut interface = interface?.unwrap_or_else(hidden);
             interface.vm = Some(vm.clone());
             network.interfaces.push(interface);
         }
@@ -85,7 +83,9 @@ impl Reader<'_> {
         for (id, table) in tables.iter().zip(routes) {
             match table {
                 Ok(table) => network.routes.extend(wire::route_table(&table)),
-                Err(error) => network.lacks(UnreadKind::Front, format!("the route table {id}"), error),
+                Err(error) => {
+                    network.lacks(UnreadKind::Front, format!("the route table {}", id.in_words()), error)
+                }
             }
         }
         if network.routes.values().any(|table| table.appliance.is_some()) {
@@ -97,7 +97,9 @@ impl Reader<'_> {
         for path in balancers {
             match self.arm.get::<azure::LoadBalancer>(&path, NETWORK).await {
                 Ok(balancer) => self.add_balancer(&mut network, &balancer).await,
-                Err(error) => network.lacks(UnreadKind::Reach, format!("the load balancer {path}"), error),
+                Err(error) => {
+                    network.lacks(UnreadKind::Reach, format!("the load balancer {}", brief(&path)), error)
+                }
             }
         }
         Ok(network)
@@ -119,26 +121,28 @@ impl Reader<'_> {
             self.arm.list::<azure::VirtualNetwork>(&nets, NETWORK),
             self.firewalls(subscription),
         );
-        let (groups, interfaces, nets) = (groups?, interfaces?, nets?);
-        let mut network = Network {
-            groups: groups.iter().filter_map(wire::group).map(|group| (group.id.clone(), group)).collect(),
-            interfaces: interfaces.iter().filter_map(wire::interface).collect(),
-            subnets: nets
-                .iter()
-                .filter_map(|net| net.properties.as_ref())
-                .flat_map(|properties| &properties.subnets)
-                .filter_map(wire::subnet)
-                .collect(),
-            ..Network::default()
-        };
+        let mut network = Network::default();
+        let groups = network.items(UnreadKind::Reach, groups?);
+        let interfaces = network.items(UnreadKind::Reach, interfaces?);
+        let nets = network.items(UnreadKind::Reach, nets?);
+        network.groups = by_id(&groups);
+        network.interfaces = interfaces.iter().filter_map(wire::interface).collect();
+        let subnets = nets.iter().filter_map(|net| net.properties.as_ref()).flat_map(|it| &it.subnets);
+        network.subnets = subnets.filter_map(wire::subnet).collect();
         match firewalls {
-            Ok(firewalls) => network.firewalls = firewalls.iter().filter_map(wire::firewall).collect(),
+            Ok(firewalls) => {
+                let firewalls = network.items(UnreadKind::Front, firewalls);
+                network.firewalls = firewalls.iter().filter_map(wire::firewall).collect();
+            }
             Err(error) => network.lacks(UnreadKind::Front, firewalls_of(subscription), error),
         }
         let has_routes = network.subnets.values().any(|subnet| subnet.routes.is_some());
         if has_routes {
             match self.arm.list::<azure::RouteTable>(&path("routeTables"), NETWORK).await {
-                Ok(tables) => network.routes = tables.iter().filter_map(wire::route_table).collect(),
+                Ok(tables) => {
+                    let tables = network.items(UnreadKind::Front, tables);
+                    network.routes = tables.iter().filter_map(wire::route_table).collect();
+                }
                 Err(error) => network.lacks(UnreadKind::Front, of("route tables"), error),
             }
         }
@@ -147,7 +151,10 @@ impl Reader<'_> {
         }
         if !network.public_of_interfaces().is_empty() {
             match self.arm.list::<azure::PublicIpAddress>(&path("publicIPAddresses"), NETWORK).await {
-                Ok(all) => network.public.extend(all.iter().filter_map(wire::public)),
+                Ok(all) => {
+                    let all = network.items(UnreadKind::Reach, all);
+                    network.public.extend(all.iter().filter_map(wire::public));
+                }
                 Err(error) => network.lacks(UnreadKind::Reach, of("public addresses"), error),
             }
         }
@@ -155,7 +162,7 @@ impl Reader<'_> {
         {
             match self.arm.list::<azure::LoadBalancer>(&path("loadBalancers"), NETWORK).await {
                 Ok(balancers) => {
-                    for balancer in balancers {
+                    for balancer in network.items(UnreadKind::Reach, balancers) {
                         self.add_balancer(&mut network, &balancer).await;
                     }
                 }
@@ -165,11 +172,30 @@ impl Reader<'_> {
         Ok(network)
     }
 
+    /// Adds to the network of a subscription the interfaces that its machines have and that no list shows.
+    pub(crate) fn add_hidden_interfaces(network: &mut Network, machines: &[VirtualMachine]) {
+        let shown: BTreeSet<ArmId> = network.interfaces.iter().filter_map(|nic| nic.id.clone()).collect();
+        for machine in machines {
+            let Some(vm) = ArmId::new(&machine.id) else { continue };
+            let profile = machine.properties.network_profile.iter();
+            for Reference { id } in profile.flat_map(|profile| &profile.interfaces) {
+                match ArmId::new(id) {
+                    Some(id) if shown.contains(&id) => {}
+                    Some(id) => network.interfaces.push(Nic::unread(&vm, not_shown(&id))),
+                    None => network.interfaces.push(Nic::unread(&vm, unreadable_id(id))),
+                }
+            }
+        }
+    }
+
     /// Lists every group of a subscription.
     pub(crate) async fn all_groups(&self, subscription: &str) -> Result<BTreeMap<ArmId, Nsg>, CallError> {
         let path = format!("/subscriptions/{subscription}/providers/Microsoft.Network/networkSecurityGroups");
-        let groups: Vec<azure::NetworkSecurityGroup> = self.arm.list(&path, NETWORK).await?;
-        Ok(groups.iter().filter_map(wire::group).map(|group| (group.id.clone(), group)).collect())
+        let groups = self.arm.list::<azure::NetworkSecurityGroup>(&path, NETWORK).await?;
+        for (id, error) in &groups.unparsed {
+            tracing::warn!(%id, %error, "left out a network security group that cannot be parsed");
+        }
+        Ok(by_id(&groups.items))
     }
 
     /// Lists every firewall of every subscription, and returns those that could not be read besides.
@@ -179,7 +205,15 @@ impl Reader<'_> {
         let (mut firewalls, mut unread) = (Vec::new(), Vec::new());
         for (subscription, list) in self.subscriptions.iter().zip(lists) {
             match list {
-                Ok(list) => firewalls.extend(list.iter().filter_map(wire::firewall)),
+                Ok(list) => {
+                    firewalls.extend(list.items.iter().filter_map(wire::firewall));
+                    let parts = list.unparsed.into_iter();
+                    unread.extend(parts.map(|(id, error)| UnreadPart {
+                        kind: UnreadKind::Front,
+                        place: brief(&id),
+                        error,
+                    }));
+                }
                 Err(error) => {
                     let place = firewalls_of(subscription);
                     unread.push(UnreadPart { kind: UnreadKind::Front, place, error });
@@ -190,7 +224,7 @@ impl Reader<'_> {
     }
 
     /// Lists every virtual machine of a subscription.
-    pub(crate) async fn machines(&self, subscription: &str) -> Result<Vec<VirtualMachine>, CallError> {
+    pub(crate) async fn machines(&self, subscription: &str) -> Result<Listed<VirtualMachine>, CallError> {
         let path = format!("/subscriptions/{subscription}/providers/Microsoft.Compute/virtualMachines");
         self.arm.list(&path, COMPUTE).await
     }
@@ -220,7 +254,7 @@ impl Reader<'_> {
         Ok(subnets?.iter().filter_map(wire::subnet).collect())
     }
 
-    async fn firewalls(&self, subscription: &str) -> Result<Vec<azure::AzureFirewall>, CallError> {
+    async fn firewalls(&self, subscription: &str) -> Result<Listed<azure::AzureFirewall>, CallError> {
         let path = format!("/subscriptions/{subscription}/providers/Microsoft.Network/azureFirewalls");
         self.arm.list(&path, NETWORK).await
     }
@@ -244,7 +278,11 @@ impl Reader<'_> {
                 Err(error) => {
                     // Without its subnet, the addresses are unknown under which machines see connections through it.
                     network.firewalls.retain(|firewall| firewall.subnet.as_ref() != Some(&subnet));
-                    network.lacks(UnreadKind::Front, format!("the firewall's subnet {subnet}"), error);
+                    network.lacks(
+                        UnreadKind::Front,
+                        format!("the firewall's subnet {}", subnet.in_words()),
+                        error,
+                    );
                 }
             }
         }
@@ -270,10 +308,24 @@ impl Reader<'_> {
         if !network.public.contains_key(id) {
             match found(self.arm.get::<azure::PublicIpAddress>(id.as_str(), NETWORK).await) {
                 Ok(read) => network.public.extend(read.as_ref().and_then(wire::public)),
-                Err(error) => network.lacks(UnreadKind::Reach, format!("the public address {id}"), error),
+                Err(error) => {
+                    network.lacks(UnreadKind::Reach, format!("the public address {}", id.in_words()), error)
+                }
             }
         }
     }
+}
+
+fn unreadable_id(id: &str) -> String {
+    format!("the id of one of its interfaces cannot be read: {id:?}")
+}
+
+fn not_shown(id: &ArmId) -> String {
+    format!("Azure does not show its interface {}", id.in_words())
+}
+
+fn by_id(groups: &[azure::NetworkSecurityGroup]) -> BTreeMap<ArmId, Nsg> {
+    groups.iter().filter_map(wire::group).map(|group| (group.id.clone(), group)).collect()
 }
 
 /// The firewalls of a subscription, in words.

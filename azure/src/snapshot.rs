@@ -7,6 +7,7 @@ use postern_core::plan::LayerWindow;
 use postern_core::{ProtectedPort, SourcePrefix, TargetId};
 use postern_provider::{CloudError, Drift, Observation, Reach, Stray};
 
+use crate::firewall::NewNatRule;
 use crate::id::ArmId;
 use crate::machine::Machine;
 use crate::names::{self, AllowName, Content, DenyName, Family, Key, RuleName};
@@ -202,6 +203,15 @@ impl<'a> MachineView<'a> {
         })
     }
 
+    /// Returns the windows that a new rule of the firewall opens; none if it is another machine's.
+    pub(crate) fn windows_of_new(&self, rule: &NewNatRule) -> Option<BTreeSet<LayerWindow>> {
+        let allow = RuleName::read(&rule.name)?.allow().filter(|allow| allow.key == self.key())?;
+        let content =
+            Content { protocol: rule.protocol, ports: [rule.port].into(), sources: rule.sources.clone() };
+        let not_after = names::very_end(&allow, &rule.description);
+        Some(content.windows(self.target, allow.grant, not_after))
+    }
+
     fn windows_of_nat(&self, rule: &NatRule, allow: &AllowName) -> Option<BTreeSet<LayerWindow>> {
         let (ip, port) = rule.translated?;
         let [protocol] = rule.protocols[..] else { return None };
@@ -367,6 +377,9 @@ impl<'a> MachineView<'a> {
     /// Returns the state that Azure holds for the machine. A write of a whole group that is under way is no difference: Azure
     /// shows every rule as being updated then.
     pub(crate) fn observation(&self, flush: Flush) -> Observation {
+        if !self.groups.values().any(Nsg::is_changing) {
+            return self.settled_observation(flush);
+        }
         let groups = self.groups.iter().map(|(id, group)| (id.clone(), group.once_settled())).collect();
         MachineView { groups: &groups, ..*self }.settled_observation(flush)
     }

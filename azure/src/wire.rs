@@ -172,7 +172,8 @@ pub(crate) fn interface(interface: &azure::NetworkInterface) -> Option<Nic> {
     if group.is_some() && group_id.is_none() {
         unread.push(format!("the id of the network security group of its interface {name} cannot be read"));
     }
-    Some(Nic { vm: sub(properties.virtual_machine.as_ref()), group: group_id, addresses, unread })
+    let (id, vm) = (resource_id(&interface.resource), sub(properties.virtual_machine.as_ref()));
+    Some(Nic { id, vm, group: group_id, addresses, unread })
 }
 
 /// A subnet.

@@ -27,7 +27,7 @@ const GLOBAL: &str = "Global options";
 pub(crate) struct Args {
     #[command(flatten)]
     pub connection: ConnectionArgs,
-    /// The format of results: a table for people, JSON for programs.
+    /// The format of results: a table for people, with whole ids if it is wide, or JSON for programs.
     #[arg(short, long, global = true, help_heading = GLOBAL, value_enum, default_value_t = Format::Table, value_name = "FORMAT")]
     pub output: Format,
     #[command(subcommand)]

@@ -17,7 +17,18 @@ use serde::Serialize;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
     Table,
+    /// A table with whole ids.
+    Wide,
     Json,
+}
+
+/// The way in which a table names targets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ids {
+    /// VMs on Azure by their name and resource group.
+    Short,
+    /// Every target by its id.
+    Whole,
 }
 
 /// A result that cannot be written.
@@ -56,7 +67,7 @@ impl Console {
     ) -> Result<(), OutputError> {
         let text = match self.format {
             Format::Json => serde_json::to_string_pretty(result).map_err(io::Error::from)?,
-            Format::Table => people(result, clock::wall()),
+            Format::Table | Format::Wide => people(result, clock::wall()),
         };
         self.text(text.trim_end())
     }
@@ -72,7 +83,7 @@ impl Console {
     ) -> Result<(), OutputError> {
         let line = match self.format {
             Format::Json => serde_json::to_string(item).map_err(io::Error::from)?,
-            Format::Table => people(item, clock::wall()),
+            Format::Table | Format::Wide => people(item, clock::wall()),
         };
         self.text(&line)
     }
@@ -84,6 +95,11 @@ impl Console {
     pub(crate) fn text(&mut self, text: &str) -> Result<(), OutputError> {
         writeln!(self.results, "{text}")?;
         Ok(self.results.flush()?)
+    }
+
+    /// Returns the way in which tables name targets.
+    pub(crate) fn ids(&self) -> Ids {
+        if self.format == Format::Wide { Ids::Whole } else { Ids::Short }
     }
 
     /// Reports whether results are written for programs.

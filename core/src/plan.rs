@@ -124,7 +124,7 @@ fn opening(grant: &Grant, observe: impl Fn(&Window, Layer) -> Observed, now: Tim
     let cannot = |reason: String| Some(Event::Close(CloseReason::CannotOpen { reason }));
     let mut waiting = Vec::new();
     for (window, layer) in required(grant) {
-        let place = || format!("{} layer of {}", layer.word(), window.target);
+        let place = || format!("{} layer of {}", layer.word(), window.target.in_words());
         match observe(window, layer) {
             Observed::Open => {}
             Observed::Refused { reason } => return cannot(format!("the {} refused: {reason}", place())),

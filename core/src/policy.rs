@@ -326,24 +326,38 @@ impl<'a> Place<'a> {
         requester: Requester<'_>,
     ) -> Self {
         let (duration, caller, other) = (request.duration(), requester.address, requester.other_address);
-        let place = Self { target, port, duration, caller, other, rules: Vec::new() };
+        let no_width = |&(policy, rule)| JudgedRule { policy, rule, exceeded: [None, None] };
+        let rules = rules.iter().map(no_width).collect();
+        let mut place = Self { target, port, duration, caller, other, rules };
         // `*` is judged on the union of what is asked for and what is held, so that a range that is too wide cannot be had in
-        // parts. A source does not count if a rule that admits the duration names it.
-        let is_named = |source: &&SourcePrefix| {
-            rules.iter().any(|(_, rule)| place.is_long_enough(rule) && place.names(rule, source))
-        };
+        // parts.
         let here = requester.held.iter().filter(|held| held.target == *target && held.port == port);
-        let all = request.sources().iter().chain(here.map(|held| &held.source));
-        let union: Vec<&SourcePrefix> = all.filter(|source| !is_named(source)).collect();
-        let exceeded = |rule: &PortRule, is_ipv4: bool| {
-            rule.widest.exceeded_by(union.iter().copied().filter(|source| source.is_ipv4() == is_ipv4))
+        let all: Vec<&SourcePrefix> = request.sources().iter().chain(here.map(|held| &held.source)).collect();
+        let exceeded = |it: &JudgedRule<'_>| {
+            [true, false].map(|is_ipv4| {
+                let of_family = all.iter().copied().filter(|source| source.is_ipv4() == is_ipv4);
+                it.rule.widest.exceeded_by(of_family.filter(|source| place.counts(it, source)))
+            })
         };
-        let judged = rules.iter().map(|&(policy, rule)| JudgedRule {
-            policy,
-            rule,
-            exceeded: [exceeded(rule, true), exceeded(rule, false)],
-        });
-        Self { rules: judged.collect(), ..place }
+        let widths: Vec<_> = place.rules.iter().map(exceeded).collect();
+        for (it, exceeded) in place.rules.iter_mut().zip(widths) {
+            it.exceeded = exceeded;
+        }
+        place
+    }
+
+    /// Reports whether a source counts in the union that `*` of a rule is judged on. It does not if a rule that asks for no more
+    /// approval names it, nor if another rule names it and it alone is wider than `*` of this one allows: then it never comes
+    /// through that.
+    fn counts(&self, star: &JudgedRule<'_>, source: &SourcePrefix) -> bool {
+        let mut naming = self
+            .rules
+            .iter()
+            .filter(|it| self.is_long_enough(it.rule) && self.names(it.rule, source))
+            .peekable();
+        let is_too_wide =
+            naming.peek().is_some() && star.rule.widest.exceeded_by(std::iter::once(source)).is_some();
+        !is_too_wide && naming.all(|it| it.policy.approval_required && !star.policy.approval_required)
     }
 
     /// Returns a policy that allows the window, preferably one without an approval.
@@ -356,10 +370,10 @@ impl<'a> Place<'a> {
             return self.deny_source(source);
         }
         let usable = || by_source().filter(|it| self.is_long_enough(it.rule));
-        let is_named = usable().any(|it| self.names(it.rule, source));
         let exceeded = |it: &&JudgedRule<'a>| it.exceeded[usize::from(!source.is_ipv4())];
         let allows = |it: &&JudgedRule<'a>| {
-            if is_named { self.names(it.rule, source) } else { exceeded(it).is_none() }
+            self.names(it.rule, source)
+                || it.rule.has_star() && self.counts(it, source) && exceeded(it).is_none()
         };
         if let Some(it) = usable().filter(allows).min_by_key(|it| it.policy.approval_required) {
             return Ok(it.policy);

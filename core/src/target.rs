@@ -54,6 +54,15 @@ impl TargetId {
         }
     }
 
+    /// Returns the target in few words for people: a VM on Azure by its name and its resource group, `vm-1 (web)`. Two subscriptions
+    /// may each have such a VM.
+    pub fn in_words(&self) -> String {
+        match self {
+            Self::Azure { group, vm, .. } => format!("{vm} ({group})"),
+            Self::Host(_) | Self::Aws { .. } => self.to_string(),
+        }
+    }
+
     /// Returns the target as path segments of a SPIFFE id; [`Self::from_segments`] reads them back.
     pub fn segments(&self) -> Vec<&str> {
         match self {
@@ -264,6 +273,13 @@ mod tests {
             assert_eq!(target.to_string().parse::<TargetId>().unwrap(), target);
             assert_eq!(TargetId::from_segments(&target.segments()).unwrap(), target);
         }
+    }
+
+    #[test]
+    fn a_vm_on_azure_is_its_name_and_its_resource_group_in_words() {
+        let words = |text: &str| text.parse::<TargetId>().unwrap().in_words();
+        assert_eq!(words(AZURE), "vm.1 (rg-1)");
+        assert_eq!(words("host:web-1"), "host:web-1");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use postern_core::TargetId;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CloudError {
     /// The cloud says that the target does not exist (any more), so that no port of it can be open.
-    #[error("{target} does not exist in its cloud")]
+    #[error("{} does not exist in its cloud", .target.in_words())]
     NotFound {
         /// The target.
         target: TargetId,
@@ -19,9 +19,9 @@ pub enum CloudError {
         reason: String,
     },
     /// The cloud could not be reached or failed; a retry may help.
-    #[error("the cloud cannot be reached: {reason}")]
+    #[error("{reason}")]
     Unavailable {
-        /// The reason.
+        /// The reason: "cannot be reached" only of a cloud that did not answer.
         reason: String,
     },
 }
@@ -35,7 +35,8 @@ impl CloudError {
     /// Creates the refusal to open a window on a target that is not under lockdown.
     pub fn not_locked(target: &TargetId) -> Self {
         Self::refused(format!(
-            "{target} is not under lockdown; an administrator runs `postern lockdown {target}` first"
+            "{} is not under lockdown; an administrator runs `postern lockdown {target}` first",
+            target.in_words()
         ))
     }
 

@@ -43,6 +43,8 @@ struct FakeState {
     no_repair: Option<CloudError>,
     /// Targets that no sweep finds.
     hidden: BTreeSet<TargetId>,
+    /// Targets that a sweep finds and cannot judge.
+    unjudged: BTreeSet<TargetId>,
     /// The only token whose bearer may ask for access; every caller may, for none.
     allowed: Option<CallerToken>,
 }
@@ -160,6 +162,11 @@ impl FakeCloud {
     /// there.
     pub fn hide(&self, target: &TargetId) {
         self.lock().hidden.insert(target.clone());
+    }
+
+    /// Has sweeps find the target, and say that they cannot judge its windows.
+    pub fn obscure(&self, target: &TargetId) {
+        self.lock().unjudged.insert(target.clone());
     }
 
     /// Makes every lockdown raise these concerns.
@@ -331,8 +338,18 @@ impl Provider for FakeCloud {
             };
         }
         let sighting = |target: TargetId| Sighting { held: Some(inner.observation(&target)), target };
-        let found = inner.targets().into_iter().filter(|target| !inner.hidden.contains(target));
-        SweepReport { sightings: found.map(sighting).collect(), ..SweepReport::default() }
+        let is_shown = |target: &TargetId| !inner.hidden.contains(target) && !inner.unjudged.contains(target);
+        let found = inner.targets().into_iter().filter(is_shown);
+        let unread = |target: &TargetId| Unread {
+            place: format!("the rules of {target}"),
+            error: CloudError::unavailable("a rule cannot be read"),
+            hides: Hidden::Target(target.clone()),
+        };
+        SweepReport {
+            unread: inner.unjudged.iter().map(unread).collect(),
+            sightings: found.map(sighting).collect(),
+            ..SweepReport::default()
+        }
     }
 
     async fn assess(&self, management: &BTreeSet<ProtectedPort>) -> AssessmentReport {

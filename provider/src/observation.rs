@@ -105,7 +105,7 @@ pub struct Sighting {
 pub struct SweepReport {
     /// Every target with resources of Postern's.
     pub sightings: Vec<Sighting>,
-    /// The accounts and regions that the sweep could not read; their last known state is kept.
+    /// The accounts, Regions, subscriptions and targets that the sweep could not read; their last known state is kept.
     pub unread: Vec<Unread>,
     /// The rules of the customer's that no lockdown needed parked any more and that the sweep put back, in
     /// words.
@@ -132,6 +132,7 @@ impl Unread {
             Hidden::Subscription(hidden) => {
                 matches!(target, TargetId::Azure { subscription, .. } if subscription == hidden)
             }
+            Hidden::Target(hidden) => target == hidden,
         }
     }
 }
@@ -145,6 +146,8 @@ pub enum Hidden {
     Everything,
     /// The targets of an Azure subscription.
     Subscription(String),
+    /// This target: it is there, and its windows could not be judged.
+    Target(TargetId),
 }
 
 #[cfg(test)]

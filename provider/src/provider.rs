@@ -83,6 +83,16 @@ pub trait Provider: Send + Sync + 'static {
     /// The cloud could not be read, or the lockdown cannot be done.
     async fn plan_lockdown(&self, order: &LockdownOrder) -> Result<LockdownReport, CloudError>;
 
+    /// Plans several lockdowns that are carried out one after the other: each plan builds on the changes of those before it that
+    /// have no concern left. Returns a report for each order.
+    async fn plan_lockdowns(&self, orders: &[LockdownOrder]) -> Vec<Result<LockdownReport, CloudError>> {
+        let mut reports = Vec::new();
+        for order in orders {
+            reports.push(self.plan_lockdown(order).await);
+        }
+        reports
+    }
+
     /// Shuts the ports in every rule that applies to the target, after parking the originals in the cloud
     /// itself, and makes room for windows. Does nothing if the report holds a concern that must be accepted
     /// and is not.
@@ -97,6 +107,16 @@ pub trait Provider: Send + Sync + 'static {
     /// # Errors
     /// The cloud could not be read.
     async fn plan_release(&self, target: &TargetId) -> Result<LockdownReport, CloudError>;
+
+    /// Plans several releases that are carried out one after the other: each plan builds on the changes of those before it.
+    /// Returns a report for each target.
+    async fn plan_releases(&self, targets: &[TargetId]) -> Vec<Result<LockdownReport, CloudError>> {
+        let mut reports = Vec::new();
+        for target in targets {
+            reports.push(self.plan_release(target).await);
+        }
+        reports
+    }
 
     /// Restores the rules that the lockdown of the target removed, unless another target needs them shut, and
     /// removes Postern's resources. Does not read the store. A target that is gone can be released too.

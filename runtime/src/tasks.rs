@@ -1,7 +1,8 @@
 //! The owner of the tasks and threads of a program.
 //!
 //! Every one must run for as long as the program: if one ends, fails or panics, the process ends, and the service manager starts it
-//! again. So no loop can be dead while the program looks alive. Shorter work belongs to the task that waits for it.
+//! again. So no loop can be dead while the program looks alive. Shorter work belongs to the task that waits for it, or where it must
+//! not stop with that task, to [`run_to_end`].
 
 use std::future::Future;
 use std::io;
@@ -61,6 +62,13 @@ impl Tasks {
             Some(Err(panic)) => anyhow::Error::new(panic).context("a task panicked"),
         }
     }
+}
+
+/// Starts work that ends by itself, and that must not stop half way where the caller that asked for it hangs up. The work sends its
+/// result over a channel, and a panic drops the channel: its caller hears of either end.
+#[expect(clippy::disallowed_methods, reason = "the one place that starts tasks")]
+pub fn run_to_end(work: impl Future<Output = ()> + Send + 'static) {
+    drop(tokio::spawn(work));
 }
 
 #[cfg(test)]

@@ -2,15 +2,18 @@
 
 use std::cell::Cell;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use postern_azure::{Azure, FirewallSettings};
-use postern_azure_sim::{AzureSim, Lab, refused};
+use postern_azure_sim::{AzureSim, Fault, Lab, refused};
 use postern_core::ProtectedPort;
+use postern_core::plan::LayerWindow;
 use postern_provider::{CloudError, Health, Provider as _};
 use postern_testkit::clock::until;
 use serde_json::json;
+use tokio::task::JoinHandle;
 
 use crate::world::{DoubleWorld, SUBSCRIPTION};
 
@@ -184,6 +187,89 @@ async fn a_slow_write_opens_nothing_before_it_is_done_and_the_groups_close_at_on
         assert!(!is_closed.get(), "shut in the group long before the firewall has settled");
     };
     tokio::join!(closing, watching);
+}
+
+impl DoubleWorld {
+    /// Begins to open a window in a task that a test can end.
+    fn opening(&self, window: &LayerWindow) -> JoinHandle<Result<(), CloudError>> {
+        let (azure, window) = (Arc::clone(&self.azure), window.clone());
+        tokio::spawn(async move { azure.open(&window.target, &[window.clone()].into()).await.map(drop) })
+    }
+
+    /// Returns the grants whose rules the firewall has.
+    fn in_firewall(&self, window: &LayerWindow) -> bool {
+        let grant = window.grant.to_string().to_ascii_lowercase();
+        self.firewall()["properties"]["natRuleCollections"].to_string().to_ascii_lowercase().contains(&grant)
+    }
+}
+
+#[tokio::test]
+async fn i5_an_opening_that_is_given_up_stops_no_other_change_in_the_same_write() {
+    let world = behind_a_firewall().await;
+    world.lock(0).await;
+    world.lock(1).await;
+    world.sim.settle("Microsoft.Network/azureFirewalls", Duration::from_millis(1500));
+    world.sim.forget_calls();
+    let [first, given_up, other] =
+        [(0, 1), (0, 2), (1, 3)].map(|(vm, grant)| world.window(vm, grant, "tcp/22", ALICE));
+    let one = world.opening(&first);
+    world.written("azureFirewalls").await;
+    // Both wait for the write under way, and are made together in the next one.
+    let (two, three) = (world.opening(&given_up), world.opening(&other));
+    one.await.unwrap().unwrap();
+    until("the write of both", || world.in_firewall(&given_up) && world.in_firewall(&other)).await;
+    two.abort();
+    three.await.unwrap().unwrap();
+    let observed = world.observe(0).await;
+    assert_eq!((observed.windows, observed.partial), ([first.clone()].into(), [given_up.clone()].into()));
+    world.close(&given_up).await;
+    assert!(!world.in_firewall(&given_up) && world.in_firewall(&first) && world.in_firewall(&other));
+}
+
+#[tokio::test]
+async fn i2_an_opening_that_is_given_up_is_open_in_part_while_its_write_is_under_way_and_goes_with_a_close() {
+    let world = behind_a_firewall().await;
+    world.lock(0).await;
+    world.sim.fail("PUT", "azureFirewalls", 1, Fault::Slow(Duration::from_secs(3)));
+    world.sim.forget_calls();
+    let window = world.window(0, 1, "tcp/22", ALICE);
+    let opening = world.opening(&window);
+    // The write reads the firewall itself first, by its id.
+    let id = world.lab.id("azureFirewalls", "fw").to_ascii_lowercase();
+    let is_read = || world.sim.calls().iter().any(|call| call.path.to_ascii_lowercase() == id);
+    until("the write to begin", is_read).await;
+    opening.abort();
+    assert!(opening.await.unwrap_err().is_cancelled());
+    let observed = world.observe(0).await;
+    assert_eq!((observed.windows, observed.partial), ([].into(), [window.clone()].into()));
+    assert!(
+        matches!(world.azure.release(&window.target).await, Err(CloudError::Refused { .. })),
+        "a release would strand the rule"
+    );
+    world.close(&window).await;
+    assert!(!world.in_firewall(&window));
+    assert_eq!(world.observe(0).await.partial, [].into());
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert!(!world.in_firewall(&window), "nothing writes it later");
+}
+
+#[tokio::test]
+async fn an_opening_that_is_given_up_before_its_write_begins_is_not_written() {
+    let world = behind_a_firewall().await;
+    world.lock(0).await;
+    world.lock(1).await;
+    world.sim.settle("Microsoft.Network/azureFirewalls", Duration::from_millis(1500));
+    world.sim.forget_calls();
+    let (first, given_up) = (world.window(0, 1, "tcp/22", ALICE), world.window(1, 2, "tcp/22", BOB));
+    let one = world.opening(&first);
+    world.written("azureFirewalls").await;
+    let two = world.opening(&given_up);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    two.abort();
+    assert!(two.await.unwrap_err().is_cancelled(), "it waited for the write under way");
+    one.await.unwrap().unwrap();
+    world.close(&first).await;
+    assert!(!world.in_firewall(&given_up));
 }
 
 #[tokio::test]

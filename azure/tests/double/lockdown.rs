@@ -198,6 +198,29 @@ async fn a_machine_without_a_group_cannot_be_locked_and_the_words_say_why() {
 }
 
 #[tokio::test]
+async fn a_dry_run_of_several_machines_is_the_exact_sum_of_what_is_done() {
+    let world = DoubleWorld::new().await;
+    // No priority is free before the rule that lets everyone in: it must move, for whichever machine comes first.
+    world.lab.rule("nsg-subnet", "first", 100, "Allow", "*", "*", "22");
+    let orders = [world.order(0, posterns_first()), world.order(1, posterns_first())];
+    let planned = world.azure.plan_lockdowns(&orders).await;
+    for (order, planned) in orders.iter().zip(planned) {
+        let done = world.azure.lockdown(order).await.unwrap();
+        assert_eq!(planned.unwrap(), done, "{}", order.target);
+    }
+    let alone = world.another().plan_lockdown(&orders[1]).await.unwrap();
+    assert_eq!(alone.changes, [], "and nothing is left to do");
+
+    let targets = [world.target(0), world.target(1)];
+    let planned = world.azure.plan_releases(&targets).await;
+    for (target, planned) in targets.iter().zip(planned) {
+        let done = world.azure.release(target).await.unwrap();
+        assert_eq!(planned.unwrap().changes, done.changes, "{target}");
+    }
+    assert_eq!(world.managed_rules("nsg-subnet"), [] as [&str; 0]);
+}
+
+#[tokio::test]
 async fn i3_a_group_that_flushes_connections_is_refused_or_warned_of_as_configured() {
     let world = behind(|_| {}).await;
     world.sim.edit(&world.lab.nsg_id("nsg"), |nsg| {

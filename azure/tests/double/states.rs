@@ -125,6 +125,31 @@ async fn an_operation_is_polled_no_sooner_than_azure_asks() {
 }
 
 #[tokio::test]
+async fn i8_a_sweep_that_read_before_a_repair_does_not_count_while_the_repair_is_under_way() {
+    let world = DoubleWorld::new().await;
+    world.lock(1).await;
+    world.edit_rule("nsg-subnet", "postern-deny-", |rule| rule["access"] = json!("Allow"));
+    world.sim.fail("GET", "/networkInterfaces", 1, Fault::Slow(Duration::from_secs(1)));
+    world.sim.settle(NSG, Duration::from_secs(4));
+    world.sim.forget_calls();
+    let sweeping = {
+        let azure = world.azure.clone();
+        tokio::spawn(async move { azure.sweep().await })
+    };
+    let is_read = || world.sim.calls().iter().any(|call| call.path.ends_with("/networkSecurityGroups"));
+    until("the groups to be read", is_read).await;
+    let target = world.target(1);
+    let mut repair = std::pin::pin!(world.azure.repair(&target));
+    let sweep = tokio::select! {
+        done = &mut repair => panic!("the repair takes longer than the sweep: {done:?}"),
+        sweep = sweeping => sweep.unwrap(),
+    };
+    assert!(sweep.sightings.iter().all(|it| it.target != target), "{sweep:?}");
+    repair.await.unwrap();
+    assert!(!world.admits(OUTSIDE, 1, 22));
+}
+
+#[tokio::test]
 async fn i8_a_sweep_that_read_before_a_release_does_not_undo_it() {
     let world = DoubleWorld::new().await;
     world.lock(1).await;

@@ -74,6 +74,49 @@ async fn i1_a_machine_of_which_a_part_cannot_be_read_is_not_called_healthy() {
 }
 
 #[tokio::test]
+async fn i1_a_machine_with_an_interface_that_azure_does_not_show_is_not_called_healthy() {
+    for (id, words) in [("hidden", "does not show its interface hidden"), ("/odd", "cannot be read")] {
+        let world = DoubleWorld::new().await;
+        world.lock(1).await;
+        let id = if id.starts_with('/') { id.to_owned() } else { world.lab.id("networkInterfaces", id) };
+        world.sim.edit(&world.vms[1].id, |vm| {
+            let interfaces = &mut vm["properties"]["networkProfile"]["networkInterfaces"];
+            interfaces.as_array_mut().unwrap().push(json!({"id": id}));
+        });
+        let health = world.judged(1).await;
+        assert!(
+            matches!(&health, Health::NotApplicable { reason } if reason.contains(words)),
+            "{id}: {health:?}"
+        );
+        let drift = world.observe(1).await.drift;
+        assert!(drift.iter().any(|it| it.what.contains(words)), "{id}: {drift:?}");
+        let refused = world.azure.plan_lockdown(&world.order(1, posterns_first())).await;
+        assert!(
+            matches!(&refused, Err(CloudError::Refused { reason }) if reason.contains(words)),
+            "{id}: {refused:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_parsed_is_named() {
+    let world = DoubleWorld::new().await;
+    world.lock(1).await;
+    let odd = world.lab.id("azureFirewalls", "odd");
+    world.sim.put(&odd, json!({"name": "odd", "properties": {"natRuleCollections": "none"}}));
+    world.sim.edit(&world.vms[0].id, |vm| vm["properties"]["networkProfile"] = json!("none"));
+    let report = world.azure.assess(&["tcp/22".parse().unwrap()].into()).await;
+    for name in ["odd", "vm-1"] {
+        let is_named = report.unread.iter().any(|it| it.place.to_lowercase().contains(name));
+        assert!(is_named, "{name}: {:?}", report.unread);
+    }
+    assert!(report.assessments.iter().any(|it| it.target == world.target(1)), "the others are judged");
+    let sweep = world.azure.sweep().await;
+    assert!(sweep.unread.iter().any(|it| it.place.contains("odd")), "{:?}", sweep.unread);
+    assert!(sweep.sightings.iter().any(|it| it.target == world.target(1)), "{sweep:?}");
+}
+
+#[tokio::test]
 async fn interfaces_and_groups_of_resource_groups_with_any_legal_name_are_driven() {
     for name in ["Netz_(Büro)", "資源.群組"] {
         let mut world = DoubleWorld::new().await;

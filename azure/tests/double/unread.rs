@@ -101,6 +101,9 @@ async fn i6_a_window_through_a_firewall_that_cannot_be_read_is_left_alone() {
     assert!(world.azure.repair(&window.target).await.is_err());
     let sweep = world.azure.sweep().await;
     assert!(sweep.sightings.iter().all(|it| it.target != window.target), "{sweep:?}");
+    let hides = |target| sweep.unread.iter().any(|it| it.may_hide(target));
+    assert!(hides(&window.target), "it is not gone: {sweep:?}");
+    assert!(!hides(&world.target(1)), "{sweep:?}");
     world.sim.forgive();
     assert_eq!(world.observe(0).await.windows, [window].into());
 }

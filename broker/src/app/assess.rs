@@ -41,7 +41,8 @@ pub async fn assess(
         let seen: BTreeSet<TargetId> =
             survey.assessments.iter().map(|assessment| assessment.target.clone()).collect();
         let unseen = targets.iter().filter(|target| !seen.contains(target));
-        survey.assessments.extend(unseen.map(|target| unknown(app, target)));
+        let unknown: Vec<Assessment> = unseen.map(|target| unknown(app, target, &survey.unread)).collect();
+        survey.assessments.extend(unknown);
     }
     survey.assessments.sort_by(|one, other| one.target.cmp(&other.target));
     survey
@@ -66,13 +67,16 @@ fn expose(assessment: &mut Assessment, wanted: &BTreeSet<LayerWindow>) {
     }
 }
 
-fn unknown(app: &App, target: &TargetId) -> Assessment {
-    let reason = if app.cloud.drives(target) {
-        "its cloud shows no such VM to this broker"
-    } else {
-        "this broker drives no cloud for it; configure its provider"
+fn unknown(app: &App, target: &TargetId, unread: &[Unread]) -> Assessment {
+    let hiding = unread.iter().find(|place| place.may_hide(target));
+    let reason = match hiding {
+        _ if !app.cloud.drives(target) => {
+            "this broker drives no cloud for it; configure its provider".to_owned()
+        }
+        Some(Unread { place, error, .. }) => format!("the broker could not read {place}: {error}"),
+        None => "its cloud shows no such VM to this broker".to_owned(),
     };
-    let health = Health::NotApplicable { reason: reason.into() };
+    let health = Health::NotApplicable { reason };
     Assessment {
         target: target.clone(),
         name: String::new(),
@@ -131,6 +135,19 @@ mod tests {
         let survey = assess(&test.app, &[vm(1)], &default_management_ports()).await;
         let Health::Unhealthy { reasons } = &survey.assessments[0].health else { panic!("{survey:?}") };
         assert!(reasons[0].contains("tcp/22 exposed: a rule lets 192.0.2.7"), "{reasons:?}");
+    }
+
+    #[tokio::test]
+    async fn a_vm_in_a_place_that_could_not_be_read_says_so() {
+        let test = TestApp::new();
+        let unread = Unread {
+            place: "eu-central-1".to_owned(),
+            error: CloudError::refused("no permission"),
+            hides: Hidden::Everything,
+        };
+        let one = unknown(&test.app, &vm(1), &[unread]);
+        let Health::NotApplicable { reason } = one.health else { panic!("{one:?}") };
+        assert_eq!(reason, "the broker could not read eu-central-1: no permission");
     }
 
     #[tokio::test]

@@ -54,21 +54,25 @@ pub async fn lockdown(
 
 /// Releases targets from lockdown, or only plans the changes.
 pub async fn release(app: &App, caller: &Caller, targets: &[TargetId], dry_run: bool) -> Vec<TargetOutcome> {
-    let mut outcomes = Vec::new();
+    let mut jobs = Vec::new();
     for target in targets {
         let error = match undriven(app, target) {
             Some(error) => Some(error),
             None => in_use(app, target).await,
         };
         let mut job = LockdownJob::new(Work::Release(target.clone()), error);
-        if dry_run {
-            job.plan(app).await
-        } else {
-            job.carry_out(app, caller).await
+        if !dry_run {
+            job.carry_out(app, caller).await;
         }
-        outcomes.push(job.into());
+        jobs.push(job);
     }
-    outcomes
+    if dry_run {
+        let mut planned: Vec<&mut LockdownJob> = jobs.iter_mut().filter(|job| job.takes_part()).collect();
+        let targets: Vec<TargetId> = planned.iter().map(|job| job.target().clone()).collect();
+        let answers = app.cloud.plan_releases(&targets).await;
+        planned.iter_mut().zip(answers).for_each(|(job, answer)| job.take_answer(answer));
+    }
+    jobs.into_iter().map(TargetOutcome::from).collect()
 }
 
 /// Plans until the set of targets that take part is stable: a target that drops out may give a concern to others that share
@@ -76,10 +80,11 @@ pub async fn release(app: &App, caller: &Caller, targets: &[TargetId], dry_run: 
 async fn plan(app: &App, jobs: &mut [LockdownJob]) {
     loop {
         let partners = partners(jobs);
-        for job in jobs.iter_mut().filter(|job| job.takes_part()) {
-            job.together(&partners);
-            job.plan(app).await;
-        }
+        let mut planned: Vec<&mut LockdownJob> = jobs.iter_mut().filter(|job| job.takes_part()).collect();
+        planned.iter_mut().for_each(|job| job.together(&partners));
+        let orders: Vec<LockdownOrder> = planned.iter().filter_map(|job| job.order().cloned()).collect();
+        let answers = app.cloud.plan_lockdowns(&orders).await;
+        planned.iter_mut().zip(answers).for_each(|(job, answer)| job.take_answer(answer));
         if self::partners(jobs) == partners {
             return;
         }

@@ -56,7 +56,8 @@ async fn list(broker: &BrokerClient, console: &mut Console) -> Result<(), Failur
     })
     .await?;
     let agents = agents.into_iter().map(json::AgentJson::from).collect();
-    Ok(console.show(&json::AgentsJson { agents }, table::agents)?)
+    let ids = console.ids();
+    Ok(console.show(&json::AgentsJson { agents }, |it, now| table::agents(it, now, ids))?)
 }
 
 async fn ban(
@@ -69,7 +70,8 @@ async fn ban(
     let request = v1::BanAgentRequest { target: target.to_string(), reason };
     let answer = broker.call(broker.agents().ban_agent(request)).await?;
     let agent = answer.agent.ok_or_else(|| Failure::BadAnswer { what: "it contains no agent".to_owned() })?;
-    Ok(console.show(&agent.into(), table::agent)?)
+    let ids = console.ids();
+    Ok(console.show(&agent.into(), |it, now| table::agent(it, now, ids))?)
 }
 
 async fn forget(

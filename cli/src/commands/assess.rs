@@ -24,7 +24,8 @@ pub(super) async fn assess(
     };
     let answer = broker.cloud_call(broker.targets().assess_targets(request)).await?;
     let report = json::AssessmentReportJson::from(answer);
-    console.show(&report, table::assessment_report)?;
+    let ids = console.ids();
+    console.show(&report, |it, now| table::assessment_report(it, now, ids))?;
     check(&report, asked.fail_on)
 }
 

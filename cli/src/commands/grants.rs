@@ -34,7 +34,8 @@ pub(super) async fn grants(
     })
     .await?;
     let grants = grants.into_iter().map(json::GrantJson::from).collect();
-    Ok(console.show(&json::GrantsJson { grants, more }, table::grants)?)
+    let ids = console.ids();
+    Ok(console.show(&json::GrantsJson { grants, more }, |it, now| table::grants(it, now, ids))?)
 }
 
 /// Shows one grant.
@@ -48,7 +49,8 @@ pub(super) async fn show(
 ) -> Result<(), Failure> {
     let request = v1::GetGrantRequest { grant_id: grant.to_string() };
     let answer = broker.call(broker.access().get_grant(request)).await?;
-    Ok(console.show(&named(answer.grant)?.into(), table::grant)?)
+    let ids = console.ids();
+    Ok(console.show(&named(answer.grant)?.into(), |it, now| table::grant(it, now, ids))?)
 }
 
 /// Closes a grant before its end.
@@ -73,7 +75,8 @@ pub(super) async fn revoke(
     } else {
         wait::until(Goal::Closed, asked.timeout, grant, broker, console).await
     };
-    console.show(&grant.into(), table::grant)?;
+    let ids = console.ids();
+    console.show(&grant.into(), |it, now| table::grant(it, now, ids))?;
     outcome
 }
 
@@ -85,7 +88,8 @@ async fn follow(
     let mut watch = GrantWatch::new(broker, filter);
     loop {
         if let WatchEvent::Grant(grant) = watch.next().await? {
-            console.item(&json::GrantJson::from(*grant), table::grant_line)?;
+            let ids = console.ids();
+            console.item(&json::GrantJson::from(*grant), |it, now| table::grant_line(it, now, ids))?;
         }
     }
 }

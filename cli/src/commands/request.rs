@@ -52,7 +52,8 @@ pub(super) async fn request(
         source_from_caller: answer.source_from_caller,
         repeated_request: answer.repeated_request,
     };
-    console.show(&result, table::requested)?;
+    let ids = console.ids();
+    console.show(&result, |it, now| table::requested(it, now, ids))?;
     outcome
 }
 

@@ -20,7 +20,8 @@ pub(super) async fn all(broker: &BrokerClient, console: &mut Console) -> Result<
     })
     .await?;
     let targets = targets.into_iter().map(json::TargetJson::from).collect();
-    Ok(console.show(&json::TargetsJson { targets }, table::targets)?)
+    let ids = console.ids();
+    Ok(console.show(&json::TargetsJson { targets }, |it, now| table::targets(it, now, ids))?)
 }
 
 /// Shows one target.

@@ -7,20 +7,21 @@ mod status;
 use comfy_table::presets::NOTHING;
 use comfy_table::{ContentArrangement, Table};
 use jiff::Timestamp;
+use postern_core::TargetId;
 use postern_core::audit::{AuditRecord, Outcome};
 
 use super::json::{
     AgentJson, AgentsJson, ForgottenJson, GrantJson, GrantsJson, PoliciesJson, PortJson, RequestedJson,
     TargetJson, TargetsJson, TokenJson, TrustedJson, VerifiedJson, WindowJson,
 };
-use super::printable;
 use super::time::{dash, exact, relative, utc, when};
+use super::{Ids, printable};
 pub(crate) use lockdown::{assessment_report, lockdowns};
 pub(crate) use principals::{principals, revoked_proofs};
 pub(crate) use status::status;
 
 /// Draws a grant with each of its windows.
-pub(crate) fn grant(grant: &GrantJson, now: Timestamp) -> String {
+pub(crate) fn grant(grant: &GrantJson, now: Timestamp, ids: Ids) -> String {
     let state = match grant.reason.as_str() {
         "" => grant.state.to_owned(),
         reason => format!("{} ({reason})", grant.state),
@@ -38,12 +39,12 @@ pub(crate) fn grant(grant: &GrantJson, now: Timestamp) -> String {
     if grant.closed_at.is_some() {
         facts.push(("closed", when(grant.closed_at, now)));
     }
-    format!("{}\n\n{}", list(facts), windows(&grant.windows))
+    format!("{}\n\n{}", list(facts), windows(&grant.windows, ids))
 }
 
 /// Draws the answer to a request: the grant, and the address that the broker used if the request named no source.
-pub(crate) fn requested(requested: &RequestedJson, now: Timestamp) -> String {
-    let shown = grant(&requested.grant, now);
+pub(crate) fn requested(requested: &RequestedJson, now: Timestamp, ids: Ids) -> String {
+    let shown = grant(&requested.grant, now, ids);
     if !requested.source_from_caller {
         return shown;
     }
@@ -57,13 +58,13 @@ pub(crate) fn requested(requested: &RequestedJson, now: Timestamp) -> String {
 }
 
 /// Draws a list of grants.
-pub(crate) fn grants(grants: &GrantsJson, now: Timestamp) -> String {
+pub(crate) fn grants(grants: &GrantsJson, now: Timestamp, ids: Ids) -> String {
     let rows = grants.grants.iter().map(|grant| {
         [
             grant.id.clone(),
             grant.state.to_owned(),
             grant.principal.as_ref().map_or_else(dash, ToString::to_string),
-            opens(&grant.windows),
+            opens(&grant.windows, ids),
             when(grant.not_after, now),
             grant.justification.clone(),
         ]
@@ -73,10 +74,10 @@ pub(crate) fn grants(grants: &GrantsJson, now: Timestamp) -> String {
 }
 
 /// Draws a grant as one line of a stream.
-pub(crate) fn grant_line(grant: &GrantJson, now: Timestamp) -> String {
+pub(crate) fn grant_line(grant: &GrantJson, now: Timestamp, ids: Ids) -> String {
     let who = printable(&grant.principal.as_ref().map_or_else(dash, ToString::to_string));
     let end = grant.not_after.map_or_else(dash, |at| format!("end {}", relative(at, now)));
-    let what = printable(&opens(&grant.windows));
+    let what = printable(&opens(&grant.windows, ids));
     let line = format!("{}  {:<16}  {who}  {what}  {end}", grant.id, grant.state);
     if grant.reason.is_empty() { line } else { format!("{line}  ({})", printable(&grant.reason)) }
 }
@@ -104,13 +105,13 @@ pub(crate) fn policies(policies: &PoliciesJson, _: Timestamp) -> String {
 }
 
 /// Draws a list of targets, with a column of details only if a layer has one.
-pub(crate) fn targets(targets: &TargetsJson, now: Timestamp) -> String {
+pub(crate) fn targets(targets: &TargetsJson, now: Timestamp, ids: Ids) -> String {
     let rows = targets.targets.iter().map(|target| {
         let layer =
             |name| target.layers.iter().find(|layer| layer.layer == name).map_or("-", |layer| layer.status);
         let seen = target.layers.iter().filter_map(|layer| layer.last_seen).max();
         [
-            target.id.clone(),
+            named(&target.id, ids),
             target.mode.unwrap_or("-").to_owned(),
             ports(&target.ports),
             if target.policies.is_empty() { dash() } else { target.policies.join(" ") },
@@ -147,16 +148,16 @@ pub(crate) fn target(target: &TargetJson, now: Timestamp) -> String {
 }
 
 /// Draws a list of agents.
-pub(crate) fn agents(agents: &AgentsJson, now: Timestamp) -> String {
+pub(crate) fn agents(agents: &AgentsJson, now: Timestamp, ids: Ids) -> String {
     table(
         ["TARGET", "STATUS", "VERSION", "SEEN", "ENROLLED", "CERTIFICATE ENDS"],
-        agents.agents.iter().map(|a| row(a, now)),
+        agents.agents.iter().map(|a| row(a, now, ids)),
     )
 }
 
 /// Draws an agent.
-pub(crate) fn agent(agent: &AgentJson, now: Timestamp) -> String {
-    agents(&AgentsJson { agents: vec![agent.clone()] }, now)
+pub(crate) fn agent(agent: &AgentJson, now: Timestamp, ids: Ids) -> String {
+    agents(&AgentsJson { agents: vec![agent.clone()] }, now, ids)
 }
 
 /// Draws the end of an agent, with the time until which its machine may hold windows.
@@ -256,9 +257,9 @@ pub(crate) fn record(record: &AuditRecord) -> String {
     printable(&line)
 }
 
-fn row(agent: &AgentJson, now: Timestamp) -> [String; 6] {
+fn row(agent: &AgentJson, now: Timestamp, ids: Ids) -> [String; 6] {
     [
-        agent.target.clone(),
+        named(&agent.target, ids),
         if agent.cloned.is_some() { format!("{}, cloned", agent.status) } else { agent.status.to_owned() },
         or_dash(&agent.version),
         agent.last_seen.map_or_else(dash, |at| relative(at, now)),
@@ -268,12 +269,12 @@ fn row(agent: &AgentJson, now: Timestamp) -> [String; 6] {
 }
 
 /// Draws every window with the state of each layer, with a column of details only if a layer has one.
-fn windows(windows: &[WindowJson]) -> String {
+fn windows(windows: &[WindowJson], ids: Ids) -> String {
     let rows = windows.iter().map(|window| {
         let state =
             |name| window.layers.iter().find(|layer| layer.layer == name).map_or("-", |layer| layer.state);
         [
-            window.target.clone(),
+            named(&window.target, ids),
             window.port.as_ref().map_or_else(dash, PortJson::to_string),
             window.source.clone(),
             state("host").to_owned(),
@@ -294,6 +295,14 @@ fn windows(windows: &[WindowJson]) -> String {
     table(["TARGET", "PORT", "SOURCE", "HOST", "CLOUD", "DETAIL"], rows)
 }
 
+/// Names a target in a table. The id of a VM on Azure has some 130 characters.
+fn named(target: &str, ids: Ids) -> String {
+    match (ids, target.parse::<TargetId>()) {
+        (Ids::Short, Ok(target)) => target.in_words(),
+        (Ids::Short | Ids::Whole, _) => target.to_owned(),
+    }
+}
+
 /// Joins the details of the layers that have one.
 fn details<'a>(layers: impl Iterator<Item = (&'a str, &'a str)>) -> String {
     let detailed = layers.filter(|(_, detail)| !detail.is_empty());
@@ -301,11 +310,11 @@ fn details<'a>(layers: impl Iterator<Item = (&'a str, &'a str)>) -> String {
 }
 
 /// Describes the first window, and counts the others.
-fn opens(windows: &[WindowJson]) -> String {
+fn opens(windows: &[WindowJson], ids: Ids) -> String {
     let Some(first) = windows.first() else { return dash() };
     let port = first.port.as_ref().map_or_else(dash, PortJson::to_string);
     let more = if windows.len() > 1 { format!(" (+{})", windows.len() - 1) } else { String::new() };
-    format!("{} {port} from {}{more}", first.target, first.source)
+    format!("{} {port} from {}{more}", named(&first.target, ids), first.source)
 }
 
 fn ports(ports: &[PortJson]) -> String {

@@ -217,6 +217,57 @@ fn i7_no_two_rules_join_to_allow_more_than_either() {
 }
 
 #[test]
+fn i11_a_window_needs_no_approval_if_one_rule_allows_it_whole_without() {
+    let policy = |name: &str, sources: &[&str], approval_required| {
+        let mut policy = Policy { name: Name::new(name).unwrap(), approval_required, ..a_policy() };
+        policy.ports[0].sources = sources.iter().map(|source| source.parse().unwrap()).collect();
+        policy.ports[0].widest = WidestPrefix { ipv4: 24, ipv6: 32 };
+        policy
+    };
+    let star = policy("any", &["*"], false);
+    let named = policy("named", &["10.0.0.0/8"], true);
+    let star_too = policy("any-approved", &["*"], true);
+    let (approved, free, denied) = (Some(true), Some(false), None);
+    for (policies, held, sources, expected) in [
+        (&[&star, &named][..], &[][..], &["10.1.2.3"][..], free),
+        (&[&named, &star], &[], &["10.1.2.0/24"], free),
+        (&[&star, &named], &[], &["10.1.0.0/16"], approved),
+        (&[&star, &named], &[], &["192.0.2.0/24"], free),
+        (&[&star, &named], &[], &["192.0.2.0/23"], denied),
+        // What is named and alone too wide for `*` never comes through it, and does not count there.
+        (&[&star, &named], &["10.0.0.0/8"], &["192.0.2.0/24"], free),
+        (&[&star, &named], &[], &["10.0.0.0/8", "192.0.2.0/24"], approved),
+        // A range that is too wide cannot be had in parts without an approval.
+        (&[&star, &named], &["192.0.2.0/24"], &["10.1.2.0/24"], approved),
+        (&[&star, &named], &["10.1.2.0/24"], &["192.0.2.0/24"], denied),
+        (&[&star, &named], &["10.1.2.0/24"], &["10.1.3.0/24"], approved),
+        (&[&named], &[], &["10.1.2.3"], approved),
+        (&[&star_too, &named], &["10.1.2.0/24"], &["192.0.2.0/24"], approved),
+        (&[&star_too, &policy("named-free", &["10.0.0.0/8"], false)], &[], &["10.0.0.0/8"], free),
+    ] {
+        let policies: Vec<Policy> = policies.iter().map(|&policy| policy.clone()).collect();
+        let opening = |source: &&str| Opening {
+            target: "host:web-1".parse().unwrap(),
+            port: "tcp/22".parse().unwrap(),
+            source: source.parse().unwrap(),
+        };
+        let held: Vec<Opening> = held.iter().map(opening).collect();
+        let request = AccessRequest::new(
+            vec!["host:web-1".parse().unwrap()],
+            vec!["tcp/22".parse().unwrap()],
+            sources.iter().map(|source| source.parse().unwrap()).collect(),
+            Duration::from_secs(60),
+            Justification::new("test").unwrap(),
+        )
+        .unwrap();
+        let alice = alice();
+        let requester = Requester { principal: &alice, address: None, other_address: None, held: &held };
+        let decided = authorize(&request, requester, &policies).ok().map(|it| it.approval_required);
+        assert_eq!(decided, expected, "{sources:?} beside {held:?}");
+    }
+}
+
+#[test]
 fn i7_a_caller_source_allows_the_callers_own_address_and_no_other() {
     let mut policy = a_policy();
     policy.ports[0].sources = vec![AllowedSource::Caller];

@@ -6,7 +6,7 @@ use crate::CloudError;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CallError {
     /// The cloud answered with an error.
-    #[error("{call}: {code}: {message}")]
+    #[error("{code}: {message} ({call})")]
     Answered {
         /// The call.
         call: String,
@@ -22,7 +22,7 @@ pub enum CallError {
         remedy: Option<&'static str>,
     },
     /// No usable answer arrived: the call may have taken effect.
-    #[error("{call}: {reason}")]
+    #[error("{reason} ({call})")]
     NoAnswer {
         /// The call.
         call: String,
@@ -159,7 +159,7 @@ mod tests {
     #[test]
     fn a_lasting_error_is_refused_with_its_remedy_and_a_passing_one_is_unavailable() {
         for class in [ErrorClass::Denied, ErrorClass::NotFound, ErrorClass::Refused] {
-            let refused = CloudError::refused("PUT rule: Odd: a test; ask for more");
+            let refused = CloudError::refused("Odd: a test (PUT rule); ask for more");
             assert_eq!(CloudError::from(answered(class)), refused, "{class:?}");
         }
         for class in [
@@ -173,7 +173,7 @@ mod tests {
             assert!(matches!(error, CloudError::Unavailable { .. }), "{class:?}");
         }
         let cut = CallError::no_answer("PUT rule", "the connection was cut");
-        assert_eq!(CloudError::from(cut), CloudError::unavailable("PUT rule: the connection was cut"));
+        assert_eq!(CloudError::from(cut), CloudError::unavailable("the connection was cut (PUT rule)"));
         let unsent = CallError::NotSent { reason: "no token".into() };
         assert_eq!(CloudError::from(unsent), CloudError::unavailable("no token"));
     }

@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// The most states: far more than a broker has targets. Each new machine has a name of its own, so that keys of machines that are
+/// The number of states above which the oldest are forgotten: far more than a broker has targets. Each new machine has a name of its own, so that keys of machines that are
 /// gone would add up.
-const MOST: usize = 32_768;
+const MAX_STATES: usize = 32_768;
 
 /// A shared state for each key, made when a caller first asks for it. The states lock themselves.
 ///
@@ -55,8 +55,8 @@ impl<K: Clone + Eq + Hash, S> KeyedStates<K, S> {
             entry.last = last;
             return Arc::clone(&entry.state);
         }
-        if states.by_key.len() >= MOST {
-            states.forget_half();
+        if states.by_key.len() >= MAX_STATES {
+            states.forget_oldest();
         }
         let state = Arc::new(make());
         states.by_key.insert(key.clone(), Entry { state: Arc::clone(&state), last });
@@ -80,7 +80,7 @@ impl<K: Clone + Eq + Hash, S> KeyedStates<K, S> {
 
 impl<K: Eq + Hash, S> States<K, S> {
     /// Forgets the half of the states that callers have not asked for in the longest time; a state that a caller holds stays.
-    fn forget_half(&mut self) {
+    fn forget_oldest(&mut self) {
         let is_idle = |entry: &Entry<S>| Arc::strong_count(&entry.state) == 1;
         let mut idle: Vec<u64> =
             self.by_key.values().filter(|entry| is_idle(entry)).map(|entry| entry.last).collect();
@@ -103,11 +103,11 @@ mod tests {
         let states: KeyedStates<usize, Mutex<u8>> = KeyedStates::default();
         let held = states.of(&0);
         *held.lock().unwrap() = 7;
-        for key in 1..3 * MOST {
+        for key in 1..3 * MAX_STATES {
             states.of(&key);
             states.of(&1);
         }
-        assert!(states.map(|_| ()).len() <= MOST);
+        assert!(states.map(|_| ()).len() <= MAX_STATES);
         assert_eq!(*states.of(&0).lock().unwrap(), 7, "its holder and others share one");
         assert!(states.get(&1).is_some() && states.get(&2).is_none(), "the one that is asked for stays");
     }

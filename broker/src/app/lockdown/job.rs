@@ -58,11 +58,11 @@ impl LockdownJob {
         }
     }
 
-    /// Plans the changes.
-    pub(super) async fn plan(&mut self, app: &App) {
-        if self.error.is_none() {
-            let answer = self.act(app, true).await;
-            self.take_answer(answer);
+    /// Returns the order of a lockdown; none for a release.
+    pub(super) fn order(&self) -> Option<&LockdownOrder> {
+        match &self.work {
+            Work::Lockdown(order) => Some(order),
+            Work::Release(_) => None,
         }
     }
 
@@ -73,7 +73,7 @@ impl LockdownJob {
                 self.error = Some(error.into());
                 return;
             }
-            let answer = self.act(app, false).await;
+            let answer = self.act(app).await;
             self.take_answer(answer);
             self.done = self.takes_part();
         }
@@ -83,14 +83,15 @@ impl LockdownJob {
         }
     }
 
-    async fn act(&self, app: &App, dry_run: bool) -> Result<LockdownReport, CloudError> {
+    async fn act(&self, app: &App) -> Result<LockdownReport, CloudError> {
         match &self.work {
-            Work::Lockdown(order) => app.cloud.lockdown(order, dry_run).await,
-            Work::Release(target) => app.cloud.release(target, dry_run).await,
+            Work::Lockdown(order) => app.cloud.lockdown(order).await,
+            Work::Release(target) => app.cloud.release(target).await,
         }
     }
 
-    fn take_answer(&mut self, answer: Result<LockdownReport, CloudError>) {
+    /// Records the cloud's answer to a plan or to the work itself.
+    pub(super) fn take_answer(&mut self, answer: Result<LockdownReport, CloudError>) {
         match answer {
             Ok(report) => self.report = report,
             Err(error) => self.error = Some(error.into()),

@@ -25,7 +25,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(900);
 /// The pause between checks, during a call, that this broker still holds the lease.
 const LEASE_TICK: Duration = Duration::from_millis(250);
 /// The time that an opening under way gets after a window of the same target must close.
-const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// The longest sleep between checks for retries that are due.
 const RETRY_TICK: Duration = Duration::from_secs(1);
 
@@ -246,7 +246,7 @@ impl CloudLayer {
         Ok(())
     }
 
-    /// Returns the answer to an opening; none if it does not come within [`CLOSE_PATIENCE`] after another window
+    /// Returns the answer to an opening; none if it does not come within [`CLOSE_TIMEOUT`] after another window
     /// of the target must close: closing does not wait for an opening (I2).
     async fn unless_close_is_due<T>(&self, target: &TargetId, opening: impl Future<Output = T>) -> Option<T> {
         let due = async {
@@ -260,7 +260,7 @@ impl CloudLayer {
             while !must_close() {
                 tokio::time::sleep(LEASE_TICK).await;
             }
-            tokio::time::sleep(CLOSE_PATIENCE).await;
+            tokio::time::sleep(CLOSE_TIMEOUT).await;
         };
         tokio::select! {
             answer = opening => Some(answer),

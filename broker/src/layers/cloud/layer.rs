@@ -132,13 +132,7 @@ impl CloudLayer {
         match (&state.observed, &state.failure) {
             (Some(observed), _) if observed.contains(&wanted) && !state.needs_look() => Observed::Open,
             // A repair that fails keeps no close from being confirmed.
-            (Some(_), Some(_))
-                if state.is_repair_failure
-                    && !may_open
-                    && !state.partial.contains(&wanted)
-                    && state.strays.is_empty()
-                    && !state.awaits_late_calls() =>
-            {
+            (_, Some(_)) if state.is_repair_failure && !may_open && state.is_known_closed(&wanted) => {
                 Observed::Absent
             }
             (_, Some(FailureStreak { error: CloudError::Refused { reason }, .. })) => {
@@ -157,15 +151,7 @@ impl CloudLayer {
                 tracing::debug!(grant = %grant.id, ?cloud, %error, "not confirmed");
                 Observed::Unconfirmed
             }
-            // A stray may be what became of this window: it may let the window's sources in until it is gone.
-            (Some(_), None)
-                if !may_open
-                    && !state.partial.contains(&wanted)
-                    && state.strays.is_empty()
-                    && !state.awaits_late_calls() =>
-            {
-                Observed::Absent
-            }
+            (_, None) if !may_open && state.is_known_closed(&wanted) => Observed::Absent,
             (Some(_), None) | (_, None | Some(FailureStreak { error: CloudError::NotFound { .. }, .. })) => {
                 Observed::Unconfirmed
             }

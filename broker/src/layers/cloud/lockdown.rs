@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use postern_core::{ProtectedPort, TargetId};
 use postern_provider::{AssessmentReport, CloudError, LockdownOrder, LockdownReport, Provider};
 use postern_store::StoreError;
@@ -32,27 +34,65 @@ impl CloudLayer {
         report
     }
 
-    /// Puts a target under lockdown, or in a dry run only reports what that would change.
+    /// Reports what lockdowns would change that are carried out one after the other. Returns a report for each order.
+    pub async fn plan_lockdowns(&self, orders: &[LockdownOrder]) -> Vec<Result<LockdownReport, CloudError>> {
+        let plan = |provider: Arc<dyn Provider>, orders: Vec<LockdownOrder>| {
+            async move { provider.plan_lockdowns(&orders).await }.boxed()
+        };
+        self.plan_each(orders, |order| &order.target, plan).await
+    }
+
+    /// Reports what releases would change that are carried out one after the other. Returns a report for each target.
+    pub async fn plan_releases(&self, targets: &[TargetId]) -> Vec<Result<LockdownReport, CloudError>> {
+        let plan = |provider: Arc<dyn Provider>, targets: Vec<TargetId>| {
+            async move { provider.plan_releases(&targets).await }.boxed()
+        };
+        self.plan_each(targets, |target| target, plan).await
+    }
+
+    /// Has each cloud plan its own part of the work, in order.
+    async fn plan_each<W: Clone>(
+        &self,
+        work: &[W],
+        target: impl Fn(&W) -> &TargetId,
+        plan: impl Fn(Arc<dyn Provider>, Vec<W>) -> BoxFuture<'static, Vec<Result<LockdownReport, CloudError>>>,
+    ) -> Vec<Result<LockdownReport, CloudError>> {
+        let refused = |one: &W| Err(no_cloud(target(one)));
+        let mut reports: Vec<_> = work.iter().map(refused).collect();
+        for (kind, provider) in &self.providers {
+            let is_here = |at: &usize| work.get(*at).is_some_and(|one| target(one).cloud() == Some(*kind));
+            let here: Vec<usize> = (0..work.len()).filter(is_here).collect();
+            let part: Vec<W> = here.iter().filter_map(|at| work.get(*at).cloned()).collect();
+            if part.is_empty() {
+                continue;
+            }
+            let limit = LOCKDOWN_TIMEOUT * u32::try_from(part.len()).unwrap_or(u32::MAX);
+            let planned = within(limit, plan(Arc::clone(provider), part).map(Ok)).await;
+            let planned = planned.unwrap_or_else(|error| here.iter().map(|_| Err(error.clone())).collect());
+            for (at, report) in here.into_iter().zip(planned) {
+                if let Some(place) = reports.get_mut(at) {
+                    *place = report;
+                }
+            }
+        }
+        reports
+    }
+
+    /// Puts a target under lockdown.
     ///
     /// # Errors
     /// See [`Provider::lockdown`].
-    pub async fn lockdown(&self, order: &LockdownOrder, dry_run: bool) -> Result<LockdownReport, CloudError> {
+    pub async fn lockdown(&self, order: &LockdownOrder) -> Result<LockdownReport, CloudError> {
         let provider = self.provider_of(&order.target)?;
-        if dry_run {
-            return within(LOCKDOWN_TIMEOUT, provider.plan_lockdown(order)).await;
-        }
         self.exclusively(&order.target, within(LOCKDOWN_TIMEOUT, provider.lockdown(order))).await
     }
 
-    /// Releases a target, or in a dry run only reports what that would change.
+    /// Releases a target.
     ///
     /// # Errors
     /// See [`Provider::release`].
-    pub async fn release(&self, target: &TargetId, dry_run: bool) -> Result<LockdownReport, CloudError> {
+    pub async fn release(&self, target: &TargetId) -> Result<LockdownReport, CloudError> {
         let provider = self.provider_of(target)?;
-        if dry_run {
-            return within(LOCKDOWN_TIMEOUT, provider.plan_release(target)).await;
-        }
         self.exclusively(target, within(LOCKDOWN_TIMEOUT, provider.release(target))).await
     }
 
@@ -109,7 +149,7 @@ impl CloudLayer {
 
     fn provider_of(&self, target: &TargetId) -> Result<Arc<dyn Provider>, CloudError> {
         let provider = self.provider(target).cloned();
-        provider.ok_or_else(|| CloudError::refused(format!("this broker drives no cloud for {target}")))
+        provider.ok_or_else(|| no_cloud(target))
     }
 
     /// Waits until no round works on the target, and keeps every round away from it.
@@ -122,6 +162,10 @@ impl CloudLayer {
             idle.await;
         }
     }
+}
+
+fn no_cloud(target: &TargetId) -> CloudError {
+    CloudError::refused(format!("this broker drives no cloud for {}", target.in_words()))
 }
 
 /// The error for a store that cannot say which broker may work on the target.

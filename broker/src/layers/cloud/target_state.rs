@@ -197,6 +197,15 @@ impl TargetState {
         self.look || self.observed.is_none()
     }
 
+    /// Reports whether the last look, and the closes since, leave no part of the window open. A stray may be what became of the
+    /// window: it may let the window's sources in until it is gone.
+    pub(super) fn is_known_closed(&self, window: &LayerWindow) -> bool {
+        self.observed.as_ref().is_some_and(|observed| !observed.contains(window))
+            && !self.partial.contains(window)
+            && self.strays.is_empty()
+            && !self.awaits_late_calls()
+    }
+
     /// Reports whether the target's cloud must hold the window.
     pub(super) fn wants(&self, window: &LayerWindow) -> bool {
         self.desired.as_ref().is_some_and(|desired| desired.contains(window))

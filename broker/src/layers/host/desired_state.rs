@@ -24,12 +24,6 @@ pub struct StateNumber {
     pub policies: u64,
 }
 
-impl From<u64> for StateNumber {
-    fn from(generation: u64) -> Self {
-        Self { generation, policies: 0 }
-    }
-}
-
 /// The next message of a session's stream.
 #[derive(Debug, Clone)]
 pub enum Outgoing {

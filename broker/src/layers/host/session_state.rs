@@ -74,6 +74,8 @@ pub(super) struct SessionState {
     confirmed: Option<Arc<PushedState>>,
     /// The agent's refusals of the state that was pushed last, with the reason.
     refusal: Option<FailureStreak<String>>,
+    /// True if the log has the alarm of these refusals.
+    is_alarm_logged: bool,
     /// Windows that were pushed in earlier sessions, or in this one before the last state, and that the agent may still hold.
     left_behind: BTreeSet<LayerWindow>,
     /// The highest generation of policies that the agent has followed.
@@ -190,7 +192,11 @@ impl SessionState {
         let known = [self.pushed.take(), self.confirmed.take()];
         self.left_behind
             .extend(known.into_iter().flatten().flat_map(|pushed| pushed.desired.windows.clone()));
-        self.refusal = None;
+        self.forget_refusals();
+    }
+
+    fn forget_refusals(&mut self) {
+        (self.refusal, self.is_alarm_logged) = (None, false);
     }
 
     /// Reports whether the agent may hold a window though it has no session.
@@ -226,11 +232,10 @@ impl SessionState {
     /// over, without end.
     pub(super) fn push(
         &mut self,
-        number: impl Into<StateNumber>,
+        StateNumber { generation, policies }: StateNumber,
         desired: DesiredHost,
         now: Timestamp,
     ) -> Option<Timestamp> {
-        let StateNumber { generation, policies } = number.into();
         let session = self.session.as_ref()?;
         // A state must not overwrite an end that the stream has not read yet: it may be a ban.
         if matches!(&*session.borrow(), Outgoing::End(_)) {
@@ -275,7 +280,7 @@ impl SessionState {
             None => {
                 self.followed = self.followed.max(pushed.policies);
                 self.confirmed = Some(Arc::clone(pushed));
-                self.refusal = None;
+                self.forget_refusals();
                 // The agent holds this state and nothing else.
                 self.left_behind.clear();
             }
@@ -289,7 +294,9 @@ impl SessionState {
             log::refused(self.confirmed.as_deref(), self.pushed.as_deref(), &reason);
         }
         let refusal = FailureStreak::after(self.refusal.take(), reason, BACKOFF, now);
-        if refusal.is_alarm() && is_logged {
+        // The refusal at which the alarm is due may be one of those that the log leaves out.
+        if refusal.is_stuck() && is_logged && !self.is_alarm_logged {
+            self.is_alarm_logged = true;
             let FailureStreak { error: reason, times, .. } = &refusal;
             tracing::error!(%reason, "an agent has refused its desired state {times} times in a row");
         }

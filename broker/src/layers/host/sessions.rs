@@ -208,13 +208,13 @@ impl AgentSessions {
         &self,
         target: &TargetId,
         session: u64,
-        number: impl Into<StateNumber>,
+        number: StateNumber,
         desired: DesiredHost,
     ) -> Option<Timestamp> {
         let _span = log::span(target).entered();
         let mut states = self.lock();
         let state = states.get_mut(target).filter(|state| state.is_session(session))?;
-        state.push(number.into(), desired, self.clock.now())
+        state.push(number, desired, self.clock.now())
     }
 
     /// Returns what is known of a window of a grant in the host layer.

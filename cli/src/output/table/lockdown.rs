@@ -5,15 +5,15 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 
 use super::super::json::{AssessmentJson, AssessmentReportJson, LockdownResultJson, LockdownsJson};
-use super::super::printable;
-use super::{or_dash, table};
+use super::super::{Ids, printable};
+use super::{named, or_dash, table};
 
 /// Draws the verdicts: a line for each reason, and one for each account, Region or subscription that could not be
 /// read.
-pub(crate) fn assessment_report(report: &AssessmentReportJson, _: Timestamp) -> String {
+pub(crate) fn assessment_report(report: &AssessmentReportJson, _: Timestamp, ids: Ids) -> String {
     let rows = report.assessments.iter().flat_map(|one| {
         let reasons = if one.reasons.is_empty() { vec![String::new()] } else { one.reasons.clone() };
-        reasons.into_iter().map(move |reason| row(one, &reason))
+        reasons.into_iter().map(move |reason| row(one, &reason, ids))
     });
     let judged = table(["TARGET", "NAME", "VERDICT", "LOCKED", "REASON"], rows);
     let unread = report
@@ -24,9 +24,9 @@ pub(crate) fn assessment_report(report: &AssessmentReportJson, _: Timestamp) -> 
     if unread.is_empty() { judged } else { format!("{judged}\n{unread}") }
 }
 
-fn row(one: &AssessmentJson, reason: &str) -> [String; 5] {
+fn row(one: &AssessmentJson, reason: &str, ids: Ids) -> [String; 5] {
     [
-        one.target.clone(),
+        named(&one.target, ids),
         or_dash(&one.name),
         one.verdict.replace('_', " "),
         if one.locked { "yes" } else { "no" }.to_owned(),

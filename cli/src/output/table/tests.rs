@@ -9,7 +9,7 @@ fn now() -> Timestamp {
 
 #[test]
 fn a_grant_shows_its_facts_and_each_window_in_each_layer() {
-    let shown = grant(&a_grant().into(), now());
+    let shown = grant(&a_grant().into(), now(), Ids::Short);
     let expected = "\
 grant   01jx0000000000000000000000
 state   active
@@ -33,8 +33,8 @@ fn a_source_that_the_broker_chose_is_shown() {
         repeated_request: false,
     };
     let note = "no --source was given, so the broker used the address it sees: 203.0.113.7/32";
-    assert!(requested(&answer(true), now()).ends_with(note));
-    assert!(!requested(&answer(false), now()).contains("--source"));
+    assert!(requested(&answer(true), now(), Ids::Short).ends_with(note));
+    assert!(!requested(&answer(false), now(), Ids::Short).contains("--source"));
 }
 
 #[test]
@@ -50,7 +50,7 @@ GRANT                       STATE   WHO              OPENS                      
 
 more grants exist; raise --limit to list them";
     let squeeze = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
-    let shown = grants(&list, now());
+    let shown = grants(&list, now(), Ids::Short);
     assert_eq!(squeeze(&shown), squeeze(expected));
     assert_eq!(shown.lines().count(), 5);
 }
@@ -62,7 +62,7 @@ fn a_watched_grant_is_one_line() {
         reason: "host:web-1: its agent is away".into(),
         ..a_grant()
     };
-    let line = grant_line(&failed.into(), now());
+    let line = grant_line(&failed.into(), now(), Ids::Short);
     assert_eq!(
         line,
         "01jx0000000000000000000000  failed            requester/alice  host:web-1 tcp/22 from 203.0.113.7/32  end in 29m 48s  (host:web-1: its agent is away)"
@@ -73,14 +73,14 @@ fn a_watched_grant_is_one_line() {
 fn text_from_elsewhere_neither_steers_the_terminal_nor_breaks_the_table() {
     let mut hostile = a_grant();
     hostile.windows[0].layers[1].detail = "a\u{1b}[2J\nroot  open  open".to_owned();
-    let shown = grant(&hostile.into(), now());
+    let shown = grant(&hostile.into(), now(), Ids::Short);
     assert!(!shown.contains('\u{1b}') && shown.lines().last().unwrap().starts_with("host:web-1"), "{shown}");
 }
 
 #[test]
 fn an_empty_list_is_its_header() {
     assert_eq!(
-        agents(&AgentsJson { agents: vec![] }, now()),
+        agents(&AgentsJson { agents: vec![] }, now(), Ids::Short),
         "TARGET  STATUS  VERSION  SEEN  ENROLLED  CERTIFICATE ENDS"
     );
 }
@@ -134,10 +134,22 @@ fn a_list_of_targets_has_details_if_a_layer_has_one() {
         }],
     };
     let shown = |details: &[&str]| {
-        targets(&TargetsJson { targets: details.iter().map(|d| target(d)).collect() }, now())
+        targets(&TargetsJson { targets: details.iter().map(|d| target(d)).collect() }, now(), Ids::Short)
     };
     assert!(shown(&["", "the quota is used up"]).ends_with("cloud: the quota is used up"));
     assert!(!shown(&[""]).contains("DETAIL"));
+}
+
+#[test]
+fn a_vm_on_azure_is_named_by_its_name_and_resource_group_unless_ids_are_asked_for_whole() {
+    let id = "azure:/subscriptions/00000000-0000-0000-0000-00000000000a/resourcegroups/web/providers/microsoft.compute/virtualmachines/vm-1";
+    let mut on_azure = a_grant();
+    on_azure.windows[0].target = id.to_owned();
+    let of = |ids| grant(&on_azure.clone().into(), now(), ids);
+    assert!(of(Ids::Short).lines().last().unwrap().starts_with("vm-1 (web)  tcp/22"), "{}", of(Ids::Short));
+    assert!(of(Ids::Whole).lines().last().unwrap().starts_with(id), "{}", of(Ids::Whole));
+    let line = grant_line(&on_azure.into(), now(), Ids::Short);
+    assert!(line.contains("vm-1 (web) tcp/22 from"), "{line}");
 }
 
 #[test]

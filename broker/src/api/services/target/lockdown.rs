@@ -141,7 +141,7 @@ mod tests {
         for (error, code, words) in [
             (CloudError::NotFound { target }.into(), v1::TargetErrorCode::NotFound, "does not exist"),
             (CloudError::refused("the quota").into(), v1::TargetErrorCode::FailedPrecondition, "the quota"),
-            (CloudError::unavailable("a test").into(), v1::TargetErrorCode::Unavailable, "cannot be reached"),
+            (CloudError::unavailable("a test").into(), v1::TargetErrorCode::Unavailable, "a test"),
             (
                 TargetError::Precondition { reason: "no policy".into() },
                 v1::TargetErrorCode::FailedPrecondition,

@@ -15,6 +15,10 @@ fn a_session() -> (SessionState, watch::Receiver<Outgoing>) {
     (state, receiver)
 }
 
+fn number(generation: u64) -> StateNumber {
+    StateNumber { generation, policies: 0 }
+}
+
 fn window(end: i64) -> LayerWindow {
     let grant = a_grant().build();
     let window = &grant.windows[0];
@@ -40,12 +44,12 @@ fn generation(receiver: &mut watch::Receiver<Outgoing>) -> Option<u64> {
 #[test]
 fn the_same_state_is_pushed_once_and_a_change_at_once() {
     let (mut state, mut stream) = a_session();
-    state.push(1, holding(&[]), at(0));
+    state.push(number(1), holding(&[]), at(0));
     assert_eq!(generation(&mut stream), Some(1));
-    state.push(2, holding(&[]), at(1));
+    state.push(number(2), holding(&[]), at(1));
     assert_eq!(generation(&mut stream), None, "something else changed in the store");
-    state.push(3, holding(&[window(60)]), at(2));
-    state.push(4, holding(&[window(60), window(70)]), at(3));
+    state.push(number(3), holding(&[window(60)]), at(2));
+    state.push(number(4), holding(&[window(60), window(70)]), at(3));
     assert_eq!(generation(&mut stream), Some(4), "the newest state alone is sent");
 }
 
@@ -78,7 +82,7 @@ fn i1_newer_policies_are_pushed_once_though_they_ask_for_the_same() {
 fn i5_a_refusal_is_of_the_pushed_state_and_is_pushed_again_later_and_later() {
     let (alarms, _guard) = capture_log(tracing::Level::ERROR);
     let (mut state, mut stream) = a_session();
-    state.push(1, holding(&[window(60)]), at(0));
+    state.push(number(1), holding(&[window(60)]), at(0));
     state.applied(1, Some("no nftables here".into()), at(0), true);
     let refused = Observed::Refused { reason: "no nftables here".into() };
     assert_eq!(state.observe(&window(60)), Some(refused));
@@ -88,10 +92,10 @@ fn i5_a_refusal_is_of_the_pushed_state_and_is_pushed_again_later_and_later() {
     let mut now = at(0);
     let mut waits = Vec::new();
     for round in 2..12 {
-        let retry_at = state.push(round, holding(&[window(60)]), now).unwrap();
+        let retry_at = state.push(number(round), holding(&[window(60)]), now).unwrap();
         assert_eq!(generation(&mut stream), None, "not before its time");
         waits.push(retry_at.duration_since(now).as_secs());
-        assert_eq!(state.push(round, holding(&[window(60)]), retry_at), None);
+        assert_eq!(state.push(number(round), holding(&[window(60)]), retry_at), None);
         assert_eq!(generation(&mut stream), Some(round));
         state.applied(round, Some("no nftables here".into()), retry_at, true);
         assert_eq!(alarms.lines(), usize::from(round >= 3), "it alarms at the third refusal, once");
@@ -100,7 +104,7 @@ fn i5_a_refusal_is_of_the_pushed_state_and_is_pushed_again_later_and_later() {
     assert!(waits[0] <= 1 && waits.iter().all(|wait| *wait <= 60), "{waits:?}");
     assert!(waits[9] >= 30, "{waits:?}");
 
-    state.push(20, holding(&[]), now);
+    state.push(number(20), holding(&[]), now);
     assert_eq!(generation(&mut stream), Some(20), "something else is not made to wait");
     state.applied(20, None, now, true);
     assert_eq!(state.observe(&window(60)), Some(Observed::Absent));
@@ -108,16 +112,32 @@ fn i5_a_refusal_is_of_the_pushed_state_and_is_pushed_again_later_and_later() {
 }
 
 #[test]
+fn an_alarm_that_is_due_at_a_refusal_without_a_line_comes_with_the_next_line() {
+    let (alarms, _guard) = capture_log(tracing::Level::ERROR);
+    let (mut state, _stream) = a_session();
+    let mut refuse = |round: u64, is_logged| {
+        let now = at(i64::try_from(round).unwrap() * 100);
+        state.push(number(round), holding(&[window(60)]), now);
+        state.applied(round, Some("no nftables here".into()), now, is_logged);
+        alarms.lines()
+    };
+    for (round, is_logged, lines) in [(1, true, 0), (2, false, 0), (3, false, 0), (4, true, 1), (5, true, 1)]
+    {
+        assert_eq!(refuse(round, is_logged), lines, "refusal {round}");
+    }
+}
+
+#[test]
 fn i5_a_refusal_leaves_open_what_was_confirmed_before() {
     let (mut state, _stream) = a_session();
-    state.push(1, holding(&[window(60)]), at(0));
+    state.push(number(1), holding(&[window(60)]), at(0));
     state.applied(1, None, at(0), true);
-    state.push(2, holding(&[window(60), window(70)]), at(1));
+    state.push(number(2), holding(&[window(60), window(70)]), at(1));
     state.applied(2, Some("too many".into()), at(1), true);
     assert_eq!(state.observe(&window(60)), Some(Observed::Open));
     assert!(matches!(state.observe(&window(70)), Some(Observed::Refused { .. })));
     // A close that was refused is no close.
-    state.push(3, holding(&[]), at(2));
+    state.push(number(3), holding(&[]), at(2));
     state.applied(3, Some("out of memory".into()), at(2), true);
     assert_eq!(state.observe(&window(60)), Some(Observed::Open));
     assert_eq!(state.observe(&window(70)), Some(Observed::Unconfirmed));
@@ -128,7 +148,7 @@ fn the_report_follows_the_session() {
     let (mut state, _stream) = a_session();
     let status = |state: &SessionState| (state.report().status, state.report().online);
     assert_eq!(status(&state), (LayerStatus::Pending, true));
-    state.push(1, holding(&[]), at(0));
+    state.push(number(1), holding(&[]), at(0));
     state.applied(1, Some("no nftables here".into()), at(1), true);
     assert_eq!(status(&state), (LayerStatus::Failed, true));
     assert_eq!(state.report().detail, "no nftables here");
@@ -139,7 +159,7 @@ fn the_report_follows_the_session() {
     state.disconnect(at(4));
     assert_eq!(status(&state), (LayerStatus::Unreachable, false));
     assert_eq!((state.report().last_seen, state.report().version), (Some(at(4)), "1.2.3".into()));
-    assert_eq!(state.push(5, holding(&[window(60)]), at(5)), None);
+    assert_eq!(state.push(number(5), holding(&[window(60)]), at(5)), None);
     assert_eq!(state.observe(&window(60)), None, "there is no session to know it");
 }
 

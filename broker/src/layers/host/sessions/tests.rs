@@ -45,7 +45,7 @@ fn push(
     sessions.push(
         target,
         sessions.session_number(target)?,
-        generation,
+        StateNumber { generation, policies: 0 },
         desired(target, grants, sessions.clock.now()),
     )
 }

@@ -28,7 +28,7 @@ fn an_assessment_has_a_line_for_each_reason_and_each_place_that_was_not_read() {
         ],
         unread: vec![v1::UnreadPlace { place: "eu-north-1".into(), reason: "it is\naway".into() }],
     };
-    let shown = assessment_report(&wire.into(), Timestamp::UNIX_EPOCH);
+    let shown = assessment_report(&wire.into(), Timestamp::UNIX_EPOCH, Ids::Short);
     let expected = [
         "TARGET NAME VERDICT LOCKED REASON",
         "aws:1 - unhealthy no anyone reaches tcp/22",

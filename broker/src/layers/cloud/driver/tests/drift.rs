@@ -268,7 +268,7 @@ async fn a_lockdown_and_a_round_take_turns() {
         consent: postern_provider::Consent::all(),
         together: [].into(),
     };
-    world.layer.lockdown(&order, false).await.unwrap();
+    world.layer.lockdown(&order).await.unwrap();
     assert!(world.round().await, "at once after the lockdown");
     assert_eq!(world.observed(&grant), Observed::Open);
 }

@@ -20,6 +20,26 @@ async fn i2_a_repair_that_is_refused_does_not_keep_a_window_open() {
 }
 
 #[tokio::test]
+async fn i6_a_window_that_was_open_when_a_repair_failed_is_not_closed_before_it_is() {
+    for error in [CloudError::refused("five groups are attached already"), CloudError::unavailable("cut")] {
+        let world = DriverWorld::new();
+        let grant = on_vm(&world, a_grant());
+        world.want(&[&grant]);
+        world.round().await;
+        world.cloud.drift(&world.target, "its group was taken off", true);
+        world.sweep().await;
+        world.cloud.refuse_repairs(error.clone());
+        world.due();
+        world.round().await;
+        world.want(&[]);
+        assert_eq!(world.open(), [grant.id]);
+        assert_ne!(world.observed(&grant), Observed::Absent, "{error}: it is open");
+        assert!(world.round().await, "the close does not wait for the pause after the repair");
+        assert_eq!((world.open(), world.observed(&grant)), (vec![], Observed::Absent), "{error}");
+    }
+}
+
+#[tokio::test]
 async fn i2_a_close_does_not_wait_for_the_pause_after_an_opening_that_failed() {
     let world = DriverWorld::new();
     let (one, other) = (on_vm(&world, a_grant()), on_vm(&world, a_grant().number(2)));
@@ -75,7 +95,7 @@ async fn i2_a_close_that_is_refused_does_not_keep_another_window_open() {
 async fn a_release_of_a_target_that_the_cloud_does_not_know_leaves_nothing_behind() {
     let world = DriverWorld::new();
     world.cloud.fail_next([Fault::refused("the account is not in the configuration")]);
-    world.layer.release(&world.target, false).await.unwrap_err();
+    world.layer.release(&world.target).await.unwrap_err();
     assert!(world.layer.targets().is_empty());
     world.want(&[]);
     assert!(!world.round().await, "no round follows, and no alarm");
@@ -145,6 +165,22 @@ async fn i6_a_sweep_that_sees_nothing_of_a_target_does_not_count_as_a_close() {
 }
 
 #[tokio::test]
+async fn i6_a_target_that_a_sweep_cannot_judge_keeps_its_last_known_state() {
+    let world = DriverWorld::new();
+    let grant = on_vm(&world, a_grant());
+    world.want(&[&grant]);
+    world.round().await;
+    world.cloud.drift(&world.target, "it is not shut", false);
+    world.sweep().await;
+    world.cloud.obscure(&world.target);
+    world.want(&[]);
+    world.round().await;
+    world.sweep().await;
+    assert_eq!(world.layer.report(&world.target).status, LayerStatus::Failed, "it is still not shut");
+    assert_eq!(world.recorded().last().map(String::as_str), Some("cloud.unread"));
+}
+
+#[tokio::test]
 async fn after_a_lockdown_the_target_is_looked_at_though_nothing_is_to_be_open() {
     let world = DriverWorld::new();
     world.want(&[]);
@@ -152,7 +188,7 @@ async fn after_a_lockdown_the_target_is_looked_at_though_nothing_is_to_be_open()
     world.sweep().await;
     assert_eq!(world.layer.report(&world.target).status, LayerStatus::Failed);
     world.cloud.settle(&world.target);
-    world.layer.release(&world.target, false).await.unwrap();
+    world.layer.release(&world.target).await.unwrap();
     assert!(world.round().await);
     assert_eq!(world.layer.report(&world.target).status, LayerStatus::InSync);
 }
@@ -188,7 +224,7 @@ async fn a_lockdown_and_a_round_never_overlap_and_what_is_wanted_meanwhile_opens
         consent: postern_provider::Consent::all(),
         together: [].into(),
     };
-    let mut second = std::pin::pin!(world.layer.lockdown(&order, false));
+    let mut second = std::pin::pin!(world.layer.lockdown(&order));
     let waits = tokio::time::timeout(Duration::from_millis(20), &mut second).await;
     assert!(waits.is_err(), "one at a time");
     world.layer.end_exclusive(&world.target, false);
@@ -198,7 +234,7 @@ async fn a_lockdown_and_a_round_never_overlap_and_what_is_wanted_meanwhile_opens
 
     world.want(&[]);
     let work = world.layer.take_work();
-    let mut third = std::pin::pin!(world.layer.lockdown(&order, false));
+    let mut third = std::pin::pin!(world.layer.lockdown(&order));
     let waits = tokio::time::timeout(Duration::from_millis(20), &mut third).await;
     assert!(waits.is_err(), "a round is under way");
     for (target, provider) in work {
