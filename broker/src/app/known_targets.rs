@@ -31,7 +31,7 @@ pub(super) async fn known_targets(app: &App) -> Result<BTreeSet<TargetId>, Error
     targets.extend(
         app.store.open_grants().await?.into_iter().flat_map(|grant| grant.record.windows).map(|w| w.target),
     );
-    targets.extend(app.cloud.targets());
+    targets.extend(app.cloud.existing_targets());
     Ok(targets)
 }
 
