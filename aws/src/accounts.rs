@@ -11,11 +11,13 @@ use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_smithy_http_client::tls::{self, rustls_provider::CryptoMode};
-use postern_provider::CloudError;
+use postern_provider::kit::Place;
+use postern_provider::{CloudError, Hidden};
 use postern_runtime::error_chain::error_chain;
 use tokio::sync::{Mutex, OnceCell};
 
-use crate::api::Ec2;
+use crate::api::SdkEc2;
+use crate::ec2::Ec2;
 use crate::lockdown::RecentWrites;
 use crate::rates;
 use crate::settings::{AwsAccount, AwsSettings};
@@ -34,7 +36,7 @@ const MAX_READ_BACKOFF: Duration = Duration::from_secs(2);
 pub(crate) struct AccountRegion {
     pub(crate) account: String,
     pub(crate) region: String,
-    pub(crate) ec2: Ec2,
+    ec2: Box<dyn Ec2>,
     /// Lockdowns and releases happen one at a time: they may share groups.
     pub(crate) lockdowns: Mutex<()>,
     /// The holders and parked groups that this broker wrote a moment ago.
@@ -82,7 +84,7 @@ pub(crate) async fn connect(settings: &AwsSettings) -> BTreeMap<(String, String)
             };
             let reads =
                 RetryConfig::standard().with_max_attempts(READ_ATTEMPTS).with_max_backoff(MAX_READ_BACKOFF);
-            let ec2 = Ec2 {
+            let ec2 = SdkEc2 {
                 reads: client(reads, READ_ATTEMPT_TIMEOUT, READ_TIMEOUT),
                 writes: client(RetryConfig::disabled(), CHANGE_TIMEOUT, CHANGE_TIMEOUT),
                 buckets: rates::buckets(),
@@ -90,7 +92,7 @@ pub(crate) async fn connect(settings: &AwsSettings) -> BTreeMap<(String, String)
             let place = AccountRegion {
                 account: account.id.clone(),
                 region: region.clone(),
-                ec2,
+                ec2: Box::new(ec2),
                 lockdowns: Mutex::new(()),
                 recent: std::sync::Mutex::default(),
                 identity: Arc::clone(&identity),
@@ -113,9 +115,34 @@ async fn credentials(account: &AwsAccount, own: SdkConfig) -> SdkConfig {
 }
 
 impl AccountRegion {
+    /// An account and Region whose credentials are proven, over a double of EC2.
+    #[cfg(test)]
+    pub(crate) fn over(ec2: Box<dyn Ec2>, account: &str, region: &str) -> Self {
+        let config = SdkConfig::builder().behavior_version(BehaviorVersion::latest()).build();
+        let identity = AccountIdentity {
+            account: account.to_owned(),
+            sts: aws_sdk_sts::Client::new(&config),
+            proven: OnceCell::new_with(Some(())),
+        };
+        Self {
+            account: account.to_owned(),
+            region: region.to_owned(),
+            ec2,
+            lockdowns: Mutex::new(()),
+            recent: std::sync::Mutex::default(),
+            identity: Arc::new(identity),
+        }
+    }
+
     /// The name that reports and errors use.
     pub(crate) fn name(&self) -> String {
         format!("account {} in {}", self.account, self.region)
+    }
+
+    /// The place in reports: it hides its own targets if it cannot be read.
+    pub(crate) fn place(&self) -> Place {
+        let hides = Hidden::Region { account: self.account.clone(), region: self.region.clone() };
+        Place { name: self.name(), hides }
     }
 
     /// Returns the client, once STS has confirmed that it reaches the right account: Postern would take
@@ -123,9 +150,9 @@ impl AccountRegion {
     ///
     /// # Errors
     /// The credentials are missing, or belong to another account.
-    pub(crate) async fn ec2(&self) -> Result<&Ec2, CloudError> {
+    pub(crate) async fn ec2(&self) -> Result<&dyn Ec2, CloudError> {
         self.identity.proven.get_or_try_init(|| self.identity.prove()).await?;
-        Ok(&self.ec2)
+        Ok(self.ec2.as_ref())
     }
 }
 

@@ -1,16 +1,18 @@
-//! The calls to EC2, in the terms of this crate: one account in one Region.
+//! The calls to EC2 through Amazon's SDK, within the client-side rates.
 //!
 //! The SDK retries a read a few times and never retries a write: the provider reads EC2 to find out what a
 //! failed write did.
 
 use std::collections::BTreeMap;
 
+use async_trait::async_trait;
 use aws_sdk_ec2::Client;
 use aws_sdk_ec2::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_ec2::types::{Filter, ResourceType, Tag, TagSpecification};
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use postern_provider::kit::CallError;
 
+use crate::ec2::{Ec2, Find};
 use crate::error::call_error;
 use crate::rates::{ActionBuckets, ActionKind};
 use crate::resource::{Ec2Group, Ec2Interface, Instance, NewGroupRule, PrefixList, Rules};
@@ -22,19 +24,11 @@ const VALUES_PER_FILTER: usize = 200;
 const PAGE_SIZE: i32 = 1000;
 const PREFIX_LIST_PAGE_SIZE: i32 = 100;
 
-/// An account in one Region.
-pub(crate) struct Ec2 {
+/// EC2 in one account and Region, through the SDK.
+pub(crate) struct SdkEc2 {
     pub(crate) reads: Client,
     pub(crate) writes: Client,
     pub(crate) buckets: ActionBuckets,
-}
-
-/// A selection of resources.
-pub(crate) enum Find<'a> {
-    /// Everything in the Region.
-    All,
-    /// The resources for which the filter has one of these values.
-    Where(&'a str, &'a [String]),
 }
 
 impl Find<'_> {
@@ -88,9 +82,9 @@ macro_rules! pages {
     }};
 }
 
-impl Ec2 {
-    /// Returns security groups.
-    pub(crate) async fn groups(&self, find: Find<'_>) -> Result<Vec<Ec2Group>, CallError> {
+#[async_trait]
+impl Ec2 for SdkEc2 {
+    async fn groups(&self, find: Find<'_>) -> Result<Vec<Ec2Group>, CallError> {
         let mut found = Vec::new();
         pages!(self, find, describe_security_groups, "DescribeSecurityGroups", security_groups, |group| {
             found.extend(wire::group(group));
@@ -98,8 +92,17 @@ impl Ec2 {
         Ok(found)
     }
 
-    /// Returns network interfaces.
-    pub(crate) async fn interfaces(&self, find: Find<'_>) -> Result<Vec<Ec2Interface>, CallError> {
+    async fn has_group(&self, id: &str) -> Result<bool, CallError> {
+        const ACTION: &str = "DescribeSecurityGroups";
+        self.buckets.take(&(ActionKind::Describe, ACTION)).await;
+        match done(ACTION, self.reads.describe_security_groups().group_ids(id).send().await) {
+            Ok(answer) => Ok(!answer.security_groups().is_empty()),
+            Err(error) if error.code() == "InvalidGroup.NotFound" => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn interfaces(&self, find: Find<'_>) -> Result<Vec<Ec2Interface>, CallError> {
         let mut found = Vec::new();
         pages!(
             self,
@@ -112,8 +115,7 @@ impl Ec2 {
         Ok(found)
     }
 
-    /// Returns the instances that are neither terminated nor about to be.
-    pub(crate) async fn instances(&self, find: Find<'_>) -> Result<Vec<Instance>, CallError> {
+    async fn instances(&self, find: Find<'_>) -> Result<Vec<Instance>, CallError> {
         let mut found = Vec::new();
         pages!(self, find, describe_instances, "DescribeInstances", reservations, |reservation| {
             found.extend(reservation.instances().iter().filter_map(wire::instance));
@@ -121,8 +123,7 @@ impl Ec2 {
         Ok(found)
     }
 
-    /// Returns the rules that the selection matches, by group and direction.
-    pub(crate) async fn rules(&self, find: Find<'_>) -> Result<Rules, CallError> {
+    async fn rules(&self, find: Find<'_>) -> Result<Rules, CallError> {
         let mut found = Rules::default();
         pages!(
             self,
@@ -141,11 +142,7 @@ impl Ec2 {
         Ok(found)
     }
 
-    /// Returns the number of rules that each of these prefix lists counts as, and its family.
-    pub(crate) async fn prefix_lists(
-        &self,
-        ids: &[String],
-    ) -> Result<BTreeMap<String, PrefixList>, CallError> {
+    async fn prefix_lists(&self, ids: &[String]) -> Result<BTreeMap<String, PrefixList>, CallError> {
         let mut found = BTreeMap::new();
         pages!(
             self,
@@ -159,8 +156,7 @@ impl Ec2 {
         Ok(found)
     }
 
-    /// Creates a group that has its tags from its first moment, and returns its id.
-    pub(crate) async fn create_group(
+    async fn create_group(
         &self,
         name: &str,
         description: &str,
@@ -176,19 +172,13 @@ impl Ec2 {
         answer.group_id().map(ToOwned::to_owned).ok_or_else(missing)
     }
 
-    /// Deletes a group.
-    pub(crate) async fn delete_group(&self, id: &str) -> Result<(), CallError> {
+    async fn delete_group(&self, id: &str) -> Result<(), CallError> {
         const ACTION: &str = "DeleteSecurityGroup";
         self.buckets.take(&(ActionKind::Change, ACTION)).await;
         done(ACTION, self.writes.delete_security_group().group_id(id).send().await).map(drop)
     }
 
-    /// Adds rules, which all have the same tags. EC2 adds all of them or none.
-    pub(crate) async fn authorize(
-        &self,
-        group: &str,
-        rules: &[NewGroupRule],
-    ) -> Result<Vec<GroupRule>, CallError> {
+    async fn authorize(&self, group: &str, rules: &[NewGroupRule]) -> Result<Vec<GroupRule>, CallError> {
         const ACTION: &str = "AuthorizeSecurityGroupIngress";
         self.buckets.take(&(ActionKind::Change, ACTION)).await;
         let tags = rules.first().map(|rule| &rule.tags).filter(|tags| !tags.is_empty());
@@ -204,8 +194,7 @@ impl Ec2 {
         Ok(answer.security_group_rules().iter().filter_map(wire::rule).collect())
     }
 
-    /// Removes rules by id. By properties, EC2 would not report a rule that is missing in a default VPC.
-    pub(crate) async fn revoke(&self, group: &str, rules: &[String]) -> Result<(), CallError> {
+    async fn revoke(&self, group: &str, rules: &[String]) -> Result<(), CallError> {
         const ACTION: &str = "RevokeSecurityGroupIngress";
         self.buckets.take(&(ActionKind::Change, ACTION)).await;
         let call = self.writes.revoke_security_group_ingress().group_id(group);
@@ -213,9 +202,7 @@ impl Ec2 {
         done(ACTION, call.set_security_group_rule_ids(ids).send().await).map(drop)
     }
 
-    /// Removes the rule with this traffic and source, if there is one. In a default VPC EC2 does not report that
-    /// there was none.
-    pub(crate) async fn revoke_like(&self, group: &str, rule: &NewGroupRule) -> Result<(), CallError> {
+    async fn revoke_like(&self, group: &str, rule: &NewGroupRule) -> Result<(), CallError> {
         const ACTION: &str = "RevokeSecurityGroupIngress";
         self.buckets.take(&(ActionKind::Change, ACTION)).await;
         // EC2 compares a description that is given: without one, it finds a rule with any.
@@ -225,8 +212,7 @@ impl Ec2 {
         done(ACTION, call.set_ip_permissions(permissions).send().await).map(drop)
     }
 
-    /// Removes egress rules by id.
-    pub(crate) async fn revoke_egress(&self, group: &str, rules: &[String]) -> Result<(), CallError> {
+    async fn revoke_egress(&self, group: &str, rules: &[String]) -> Result<(), CallError> {
         const ACTION: &str = "RevokeSecurityGroupEgress";
         self.buckets.take(&(ActionKind::Change, ACTION)).await;
         let call = self.writes.revoke_security_group_egress().group_id(group);
@@ -234,22 +220,15 @@ impl Ec2 {
         done(ACTION, call.set_security_group_rule_ids(ids).send().await).map(drop)
     }
 
-    /// Writes tags on a resource.
-    pub(crate) async fn tag(
-        &self,
-        resource: &str,
-        tags: impl IntoIterator<Item = (String, String)>,
-    ) -> Result<(), CallError> {
+    async fn tag(&self, resource: &str, tags: &Tags) -> Result<(), CallError> {
         const ACTION: &str = "CreateTags";
         self.buckets.take(&(ActionKind::Tag, ACTION)).await;
-        let tags =
-            tags.into_iter().map(|(key, value)| Tag::builder().key(key).value(value).build()).collect();
+        let tags = tags.iter().map(|(key, value)| Tag::builder().key(key).value(value).build()).collect();
         let call = self.writes.create_tags().resources(resource).set_tags(Some(tags));
         done(ACTION, call.send().await).map(drop)
     }
 
-    /// Removes tags from a resource, whatever their value.
-    pub(crate) async fn untag(&self, resource: &str, keys: &[String]) -> Result<(), CallError> {
+    async fn untag(&self, resource: &str, keys: &[String]) -> Result<(), CallError> {
         const ACTION: &str = "DeleteTags";
         self.buckets.take(&(ActionKind::Tag, ACTION)).await;
         let tags = keys.iter().map(|key| Tag::builder().key(key).build()).collect();
@@ -257,8 +236,7 @@ impl Ec2 {
         done(ACTION, call.send().await).map(drop)
     }
 
-    /// Replaces all groups of an interface: EC2 has no other call for it, and no compare-and-swap.
-    pub(crate) async fn set_groups(&self, interface: &str, groups: &[String]) -> Result<(), CallError> {
+    async fn set_groups(&self, interface: &str, groups: &[String]) -> Result<(), CallError> {
         const ACTION: &str = "ModifyNetworkInterfaceAttribute";
         self.buckets.take(&(ActionKind::ModifyInterface, ACTION)).await;
         let call = self.writes.modify_network_interface_attribute().network_interface_id(interface);

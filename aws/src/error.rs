@@ -13,17 +13,26 @@ where
     if let SdkError::ServiceError(answer) = error
         && let Some(code) = answer.err().code()
     {
-        let (call, status) = (action.to_owned(), answer.raw().status());
-        return CallError::Answered {
-            call,
-            status: status.as_u16(),
-            code: code.to_owned(),
-            message: answer.err().message().unwrap_or_default().to_owned(),
-            class: class(code, status.is_server_error()),
-            remedy: remedy(code),
-        };
+        return answered(
+            action,
+            answer.raw().status().as_u16(),
+            code,
+            answer.err().message().unwrap_or_default(),
+        );
     }
     CallError::no_answer(action, error_chain(error))
+}
+
+/// Returns the error of an answer with this HTTP status, code and message.
+pub(crate) fn answered(action: &str, status: u16, code: &str, message: &str) -> CallError {
+    CallError::Answered {
+        call: action.to_owned(),
+        status,
+        code: code.to_owned(),
+        message: message.to_owned(),
+        class: class(code, status >= 500),
+        remedy: remedy(code),
+    }
 }
 
 /// Returns the class of a code (EC2 API reference, "Error codes"). A resource that EC2 does not find may appear in a moment, and one
@@ -82,9 +91,7 @@ mod tests {
     use super::*;
 
     fn answered(code: &str, status: u16) -> CallError {
-        let (call, message) = ("AuthorizeSecurityGroupIngress".to_owned(), "a test".to_owned());
-        let (class, remedy) = (class(code, status >= 500), remedy(code));
-        CallError::Answered { call, status, code: code.to_owned(), message, class, remedy }
+        super::answered("AuthorizeSecurityGroupIngress", status, code, "a test")
     }
 
     #[test]

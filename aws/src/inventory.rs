@@ -6,8 +6,9 @@ use postern_core::{ProtectedPort, TargetId};
 use postern_provider::{Assessment, CloudError, Health, Sighting};
 
 use crate::accounts::AccountRegion;
-use crate::api::Find;
 use crate::assess::exposures;
+use crate::ec2::Find;
+use crate::names;
 use crate::resource::{Ec2Group, Ec2Interface, Instance};
 use crate::rule::GroupRule;
 use crate::rule_codec::{self, MarkedRule};
@@ -17,7 +18,8 @@ use crate::tags;
 /// The findings of a sweep of one account and Region.
 pub(crate) struct RegionSweep {
     pub(crate) sightings: Vec<Sighting>,
-    /// The customer's groups whose rules are parked although no tag lists a holder.
+    /// The customer's groups whose rules are parked although no tag lists a holder, or which are on no interface of
+    /// a holder: a group that is gone is one of these.
     pub(crate) orphaned: Vec<String>,
 }
 
@@ -29,15 +31,16 @@ pub(crate) async fn sweep(
 ) -> Result<RegionSweep, CloudError> {
     let ec2 = place.ec2().await?;
     let mut groups = ec2.groups(Find::Where("tag:postern:managed-by", &[deployment.to_owned()])).await?;
-    let orphaned = orphaned(&groups);
     let served: Vec<String> = RegionSnapshot::served(&groups).into_iter().collect();
     if served.is_empty() {
-        return Ok(RegionSweep { sightings: Vec::new(), orphaned });
+        return Ok(RegionSweep { sightings: Vec::new(), orphaned: orphaned(&groups, &[]) });
     }
     let interfaces = ec2.interfaces(Find::Where("attachment.instance-id", &served)).await?;
-    let untagged = own_groups_without_tags(&groups, &interfaces);
+    let orphaned = orphaned(&groups, &interfaces);
+    let mut untagged = own_groups_without_tags(&groups, &served);
+    untagged.extend(parked_groups_without_tags(&groups));
     if !untagged.is_empty() {
-        groups.extend(ec2.groups(Find::Where("group-id", &untagged)).await?);
+        groups.extend(ec2.groups(Find::Where("group-name", &untagged)).await?);
         groups.retain(|group| group.is_managed(deployment));
     }
     let attached: BTreeSet<&String> = interfaces.iter().filter_map(|found| found.instance.as_ref()).collect();
@@ -74,23 +77,36 @@ pub(crate) async fn sweep(
     Ok(RegionSweep { sightings: snapshots.iter().filter_map(sighting).collect(), orphaned })
 }
 
-/// Returns the customer's groups with parked groups that list no holder at all.
-fn orphaned(groups: &[Ec2Group]) -> Vec<String> {
+/// Returns the customer's groups with parked groups that list no holder with the group on an interface. Whether the
+/// rules go is decided when the groups are read in full.
+fn orphaned(groups: &[Ec2Group], interfaces: &[Ec2Interface]) -> Vec<String> {
+    let mut on: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for interface in interfaces {
+        let groups = interface.groups.iter().map(String::as_str);
+        on.entry(interface.instance.as_deref().unwrap_or_default()).or_default().extend(groups);
+    }
     let mut is_held: BTreeMap<&str, bool> = BTreeMap::new();
     for group in groups {
         if let Some(parked_for) = group.parked_for() {
-            *is_held.entry(parked_for).or_default() |= !tags::holders(&group.tags).is_empty();
+            let holders = tags::holders(&group.tags);
+            *is_held.entry(parked_for).or_default() |=
+                holders.keys().any(|of| on.get(of.as_str()).is_some_and(|on| on.contains(parked_for)));
         }
     }
     is_held.into_iter().filter(|(_, held)| !held).map(|(group, _)| group.to_owned()).collect()
 }
 
-/// Returns the own groups on these interfaces, by name, that were not found by their tags.
-pub(crate) fn own_groups_without_tags(groups: &[Ec2Group], interfaces: &[Ec2Interface]) -> Vec<String> {
-    let found: BTreeSet<&String> = groups.iter().map(|group| &group.id).collect();
-    let named = interfaces.iter().filter_map(|interface| interface.own.as_ref());
-    let untagged: BTreeSet<String> = named.filter(|id| !found.contains(id)).cloned().collect();
-    untagged.into_iter().collect()
+/// Returns the names of the first parked groups that own groups name in their tags, and that were not found by theirs.
+fn parked_groups_without_tags(groups: &[Ec2Group]) -> BTreeSet<String> {
+    let found: BTreeSet<&str> = groups.iter().filter_map(Ec2Group::parked_for).collect();
+    let shuts = groups.iter().flat_map(|group| tags::shuts(&group.tags));
+    shuts.filter(|group| !found.contains(group.as_str())).map(|group| names::parked(&group, 1)).collect()
+}
+
+/// Returns the names of the own groups of these instances that were not found by their tags.
+fn own_groups_without_tags(groups: &[Ec2Group], instances: &[String]) -> Vec<String> {
+    let found: BTreeSet<&String> = groups.iter().map(|group| &group.name).collect();
+    instances.iter().map(|instance| names::own(instance)).filter(|name| !found.contains(name)).collect()
 }
 
 fn sighting(
@@ -119,7 +135,7 @@ pub(crate) async fn assess(
     let rules = ec2.rules(Find::All).await?;
     let mut by_instance: BTreeMap<&str, Vec<&Ec2Interface>> = BTreeMap::new();
     // The interfaces that a service manages carry containers, whose ports are not the machine's.
-    for interface in interfaces.iter().filter(|interface| !interface.is_managed || interface.index == 0) {
+    for interface in interfaces.iter().filter(|interface| interface.is_guarded(false)) {
         if let Some(instance) = &interface.instance {
             by_instance.entry(instance).or_default().push(interface);
         }

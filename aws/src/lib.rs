@@ -49,7 +49,10 @@ mod accounts;
 mod api;
 mod assess;
 mod backoff;
+mod ec2;
 mod error;
+#[cfg(test)]
+mod fake_ec2;
 mod inventory;
 mod lockdown;
 mod names;
@@ -65,6 +68,8 @@ mod settings;
 mod snapshot;
 mod split;
 mod tags;
+#[cfg(test)]
+mod ways_out;
 mod wire;
 mod written;
 

@@ -20,10 +20,11 @@
 //! - Releasing: the own group is marked `releasing`. Rules are back before their copies go. The own group is
 //!   detached and deleted last.
 //!
-//! No step depends on what an earlier run did, only on what EC2 shows. After any interruption, reading again
-//! and deciding again goes on from there; the state tag tells the next sweep, of this broker or another,
-//! which of the two to resume (I8). The state also
-//! keeps what the administrator accepted, and a lockdown that is resumed takes nothing more for accepted.
+//! A plan follows from what EC2 shows, and not from what an earlier run has done. The memory of recent writes
+//! (`recent`) only has the broker repeat a read that is older than they are. After any interruption, reading
+//! again and deciding again goes on from there; the state tag tells the next sweep, of this broker or another,
+//! which of the two to resume (I8). The state also keeps what the administrator accepted, and a lockdown that
+//! is resumed takes nothing more for accepted.
 //!
 //! On failure: a concern that is not accepted, or a group without room, stops the plan before its first call.
 //! If EC2 refuses to attach an own group that this run created, the broker deletes it again, because no rule
@@ -41,7 +42,7 @@ mod impact;
 mod recent;
 mod report;
 
-pub(crate) use groups::GroupOps;
+pub(crate) use groups::{GivenBack, GroupOps};
 pub(crate) use recent::RecentWrites;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -49,6 +50,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use postern_core::{ProtectedPort, TargetId};
 use postern_provider::{CloudError, Concern, ConcernKind, LockdownOrder, LockdownReport};
 
+use crate::ec2::Find;
 use crate::parking::{self, CustomerGroup, GroupStep};
 use crate::resource::{Ec2Group, Ec2Interface};
 use crate::rule::{GroupRule, Tags};
@@ -75,12 +77,14 @@ enum InstanceStep {
     RemoveStray(GroupRule),
     /// Write these tags on the own group.
     Mark(Tags),
+    /// Remove the tags with these keys from the own group.
+    Unmark(Vec<String>),
     /// Attach the own group to an interface.
     Attach(String),
     /// Change a customer's group.
     CustomerGroup(usize, GroupStep),
-    /// Detach the own group from an interface.
-    Detach(String),
+    /// Detach a group of Postern's from an interface.
+    Detach { interface: String, group: String },
     /// Delete the own group.
     DeleteOwn,
 }
@@ -92,6 +96,45 @@ struct InstancePlan {
     customer_groups: Vec<CustomerGroup>,
     steps: Vec<InstanceStep>,
     concerns: Vec<Concern>,
+}
+
+impl InstancePlan {
+    /// Returns the customer's groups of which something is parked for the instance once the plan is carried out.
+    fn recorded(&self, snapshot: &InstanceSnapshot) -> BTreeSet<String> {
+        let mut recorded: BTreeSet<String> = snapshot.recorded().into_iter().map(ToOwned::to_owned).collect();
+        let makes_parked = |index: usize| {
+            self.steps.iter().any(
+                |step| matches!(step, InstanceStep::CustomerGroup(of, GroupStep::MakeParked(..)) if *of == index),
+            )
+        };
+        for (index, group) in self.customer_groups.iter().enumerate() {
+            if !group.parked.is_empty() || makes_parked(index) {
+                recorded.insert(group.id.clone());
+            }
+        }
+        recorded
+    }
+
+    /// Returns the parked groups that the plan deletes.
+    fn deleted(&self) -> BTreeSet<String> {
+        let id = |step: &InstanceStep| {
+            let InstanceStep::CustomerGroup(index, GroupStep::DeleteParked(number)) = step else {
+                return None;
+            };
+            let parked = &self.customer_groups.get(*index)?.parked;
+            parked.iter().find(|parked| parked.number == *number).map(|parked| parked.id.clone())
+        };
+        self.steps.iter().filter_map(id).collect()
+    }
+
+    /// Takes the tags of customer's groups of which nothing is parked any more off the own group.
+    fn unmark_lost(&mut self, snapshot: &InstanceSnapshot, recorded: &BTreeSet<String>) {
+        let lost = snapshot.lost().into_iter().filter(|group| !recorded.contains(group));
+        let keys: Vec<String> = lost.map(|group| format!("{}{group}", tags::SHUTS)).collect();
+        if !keys.is_empty() {
+            self.steps.push(InstanceStep::Unmark(keys));
+        }
+    }
 }
 
 impl LockdownOps<'_> {
@@ -162,6 +205,7 @@ impl LockdownOps<'_> {
         let mut plan =
             InstancePlan { own: snapshot.own().map(|own| own.id.clone()), ..InstancePlan::default() };
         plan.steps = self.own_group_steps(snapshot, &snapshot.ports(self.instance));
+        plan.steps.extend(detachments(snapshot));
         if plan.steps.iter().any(|step| matches!(step, InstanceStep::MakeOwn { .. } | InstanceStep::Mark(_)))
         {
             plan.steps.push(InstanceStep::Mark(state_tag(tags::LOCKED)));
@@ -169,26 +213,36 @@ impl LockdownOps<'_> {
         self.execute(plan).await
     }
 
-    /// Narrows the pieces that another principal widened over a protected port. Leaves the customer's rules
-    /// alone.
-    pub(crate) async fn narrow_pieces(&self, snapshot: &InstanceSnapshot) -> Result<(), CloudError> {
+    /// Shuts the customer's groups again: narrows the pieces that another principal widened over a protected port,
+    /// and locks down anew each group of which nothing is parked any more. Leaves the customer's other rules alone.
+    pub(crate) async fn shut_again(&self, snapshot: &InstanceSnapshot) -> Result<(), CloudError> {
         let ports = snapshot.ports(self.instance);
-        let groups = snapshot.widened(&ports, self.deployment);
-        if groups.is_empty() {
+        let (lost, on) = (snapshot.lost(), snapshot.customer_groups());
+        let mut groups: BTreeSet<String> = snapshot.widened(&ports, self.deployment).into_iter().collect();
+        groups.extend(lost.iter().filter(|group| on.contains(group)).cloned());
+        if groups.is_empty() && lost.is_empty() {
             return Ok(());
         }
-        let mut plan =
-            InstancePlan { customer_groups: self.groups.read(&groups).await?, ..InstancePlan::default() };
+        let groups: Vec<String> = groups.into_iter().collect();
+        let mut plan = InstancePlan {
+            own: snapshot.own().map(|own| own.id.clone()),
+            customer_groups: self.groups.read(&groups).await?,
+            ..InstancePlan::default()
+        };
         let quota = self.groups.quota(&mut plan.customer_groups).await?;
         let neighbours = self.groups.neighbours(&groups).await?;
         for (index, customer_group) in plan.customer_groups.iter_mut().enumerate() {
-            customer_group.without_exposing(&ports, self.deployment);
+            if !lost.contains(&customer_group.id) {
+                customer_group.without_exposing(&ports, self.deployment);
+            }
             let mut holders = self.groups.holders_besides(self.instance, customer_group, &neighbours);
             holders.insert(self.instance.to_owned(), ports.clone());
             let steps = parking::plan(customer_group, &holders, self.deployment, &quota)
                 .map_err(|error| CloudError::refused(error.to_string()))?;
             plan.steps.extend(steps.into_iter().map(|step| InstanceStep::CustomerGroup(index, step)));
         }
+        let recorded = plan.recorded(snapshot);
+        plan.unmark_lost(snapshot, &recorded);
         self.execute(plan).await
     }
 
@@ -208,6 +262,7 @@ impl LockdownOps<'_> {
         let mut plan =
             InstancePlan { own: snapshot.own().map(|own| own.id.clone()), ..InstancePlan::default() };
         plan.steps = self.own_group_steps(snapshot, ports);
+        plan.steps.extend(detachments(snapshot));
         self.check_room_on_interfaces(snapshot)?;
         let groups: Vec<String> = snapshot.customer_groups().into_iter().cloned().collect();
         plan.customer_groups = self.groups.read(&groups).await?;
@@ -250,8 +305,11 @@ impl LockdownOps<'_> {
             plan.steps.push(InstanceStep::Mark(state_tag(&tags::locking(&order.consent))));
         }
         plan.steps.append(&mut steps_of_groups);
+        let recorded = plan.recorded(snapshot);
+        plan.unmark_lost(snapshot, &recorded);
         if !plan.steps.is_empty() || snapshot.state() != tags::LOCKED {
-            plan.steps.push(InstanceStep::Mark(state_tag(tags::LOCKED)));
+            let shuts = tags::of_shuts(recorded.iter().map(String::as_str));
+            plan.steps.push(InstanceStep::Mark(shuts.into_iter().chain(state_tag(tags::LOCKED)).collect()));
         }
         Ok(plan)
     }
@@ -272,6 +330,7 @@ impl LockdownOps<'_> {
                     tags: self
                         .own_tags(holder, which, Self::first_state(snapshot))
                         .into_iter()
+                        .chain(tags::of_shuts(snapshot.recorded()))
                         .chain(self.groups.tags.clone())
                         .collect(),
                 });
@@ -283,6 +342,7 @@ impl LockdownOps<'_> {
                     || own.tags.get(tags::INTERFACES).is_some_and(|is| is == tags::PRIMARY);
                 let which = if is_primary { tags::PRIMARY } else { tags::ALL };
                 let mut missing = self.own_tags(holder, which, tags::LOCKING);
+                missing.extend(tags::of_shuts(snapshot.recorded()));
                 missing.retain(|key, value| key != tags::STATE && own.tags.get(key) != Some(value));
                 if !missing.is_empty() && !ports.is_empty() {
                     steps.push(InstanceStep::Mark(
@@ -353,7 +413,8 @@ impl LockdownOps<'_> {
         if !snapshot.exists && snapshot.groups.is_empty() {
             return Err(CloudError::NotFound { target: self.target.clone() });
         }
-        if let Some(held) = snapshot.window_rules(self.deployment).first() {
+        // Of an instance that is gone no window is open, whatever its own group holds.
+        if let Some(held) = snapshot.window_rules(self.deployment).first().filter(|_| snapshot.exists) {
             let grants: Vec<_> = held.marks.keys().map(ToString::to_string).collect();
             return Err(CloudError::refused(format!(
                 "a window is open on {}; revoke its grant first: {}",
@@ -392,13 +453,71 @@ impl LockdownOps<'_> {
                 .map_err(|error| CloudError::refused(error.to_string()))?;
             plan.steps.extend(steps.into_iter().map(|step| InstanceStep::CustomerGroup(index, step)));
         }
-        if let Some(own) = &plan.own {
-            let on = snapshot.interfaces.iter().filter(|interface| interface.groups.contains(own));
-            plan.steps.extend(on.map(|interface| InstanceStep::Detach(interface.id.clone())));
+        let (own, parked): (Vec<_>, Vec<_>) = self
+            .check_that_groups_can_go(&plan)
+            .await?
+            .into_iter()
+            .partition(|(_, group)| Some(group) == plan.own.as_ref());
+        let detach = |(interface, group)| InstanceStep::Detach { interface, group };
+        // The own group is marked first, and the parked groups are deleted after their rules are back.
+        let at = usize::from(matches!(plan.steps.first(), Some(InstanceStep::Mark(_))));
+        plan.steps.splice(at..at, parked.into_iter().map(detach));
+        if plan.own.is_some() {
+            plan.steps.extend(own.into_iter().map(detach));
             plan.steps.push(InstanceStep::DeleteOwn);
         }
         Ok(plan)
     }
+
+    /// Returns the interfaces with a group that the plan deletes, each with such a group: another principal may have put
+    /// them on any. Refuses a release if EC2 would not delete one of them: because an interface would be left without a
+    /// group, or because a rule of another group names one.
+    async fn check_that_groups_can_go(
+        &self,
+        plan: &InstancePlan,
+    ) -> Result<Vec<(String, String)>, CloudError> {
+        let going: Vec<String> = plan.deleted().into_iter().chain(plan.own.clone()).collect();
+        if going.is_empty() {
+            return Ok(Vec::new());
+        }
+        let target = self.target;
+        let mut detached = Vec::new();
+        for interface in self.groups.ec2.interfaces(Find::Where("group-id", &going)).await? {
+            let id = &interface.id;
+            if interface.groups.iter().all(|group| going.contains(group)) {
+                return Err(CloudError::refused(format!(
+                    "{id} has no security group that the release of {target} does not delete ({}): give it another one first",
+                    going.join(", ")
+                )));
+            }
+            let of_it = interface.groups.iter().filter(|group| going.contains(group));
+            detached.extend(of_it.map(|group| (id.clone(), group.clone())));
+        }
+        let mut naming = self.groups.ec2.groups(Find::Where("ip-permission.group-id", &going)).await?;
+        naming.extend(self.groups.ec2.groups(Find::Where("egress.ip-permission.group-id", &going)).await?);
+        // Strays of the own group go first. A parked rule that names one of them would be put back, and name it still.
+        naming.retain(|group| Some(&group.id) != plan.own.as_ref());
+        if naming.is_empty() {
+            return Ok(detached);
+        }
+        let names: BTreeSet<String> = naming.into_iter().map(|group| group.id).collect();
+        let names: Vec<String> = names.into_iter().collect();
+        Err(CloudError::refused(format!(
+            "rules of {} name a group of the lockdown of {target} ({}), and EC2 does not delete it before they go: remove those rules first",
+            names.join(", "),
+            going.join(", ")
+        )))
+    }
+}
+
+/// Returns the steps that take groups of Postern's off interfaces where they do not belong.
+fn detachments(snapshot: &InstanceSnapshot) -> Vec<InstanceStep> {
+    let dispensable = snapshot.misplaced().into_iter().filter(|(_, _, is_dispensable)| *is_dispensable);
+    let detach = |(interface, group, _): (&Ec2Interface, &String, bool)| InstanceStep::Detach {
+        interface: interface.id.clone(),
+        group: group.clone(),
+    };
+    dispensable.map(detach).collect()
 }
 
 fn state_tag(state: &str) -> Tags {

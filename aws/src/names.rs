@@ -28,6 +28,12 @@ pub(crate) fn parked_for(name: &str) -> Option<&str> {
     parked_parts(name).map(|(group, _)| group)
 }
 
+/// Reports whether the group with this name is Postern's, and does not belong on an interface of this instance: a parked
+/// group, or the own group of another instance.
+pub(crate) fn is_misplaced(name: &str, on: Option<&str>) -> bool {
+    parked_for(name).is_some() || instance(name).is_some_and(|of| Some(of) != on)
+}
+
 /// Returns the group whose rules are parked in the group with this name, and the number of the parked group.
 pub(crate) fn parked_parts(name: &str) -> Option<(&str, usize)> {
     let rest = name.strip_prefix(PARKED_PREFIX).filter(|id| id.starts_with("sg-"))?;
@@ -50,6 +56,11 @@ mod tests {
         }
         assert_eq!(parked_for("postern-parked-sg-0123-x"), None);
         assert_eq!((instance(&parked("sg-0123", 1)), parked_for(&own("i-0123"))), (None, None));
+        assert!(
+            is_misplaced(&parked("sg-0123", 1), Some("i-0123"))
+                && is_misplaced(&own("i-0123"), Some("i-4567"))
+        );
+        assert!(!is_misplaced(&own("i-0123"), Some("i-0123")) && !is_misplaced("web", None));
         assert_eq!((instance("postern-web"), parked_for("web")), (None, None));
     }
 }

@@ -16,9 +16,9 @@ use postern_provider::{CloudError, Observation};
 use postern_runtime::clock;
 use tokio::time::Instant;
 
-use crate::api::{Ec2, Find};
 use crate::backoff::backoff;
-use crate::inventory;
+use crate::ec2::{Ec2, Find};
+use crate::names;
 use crate::resource::NewGroupRule;
 use crate::rule::{Ec2Traffic, GroupRule, RuleSource};
 use crate::rule_codec::{self, MarkedRule};
@@ -80,7 +80,7 @@ struct OwnGroup {
 
 /// The operations on one instance.
 pub(crate) struct InstanceOps<'a> {
-    pub(crate) ec2: &'a Ec2,
+    pub(crate) ec2: &'a dyn Ec2,
     pub(crate) context: InstanceContext<'a>,
 }
 
@@ -90,16 +90,17 @@ impl InstanceOps<'_> {
         let instance = [self.context.instance.to_owned()];
         let holder = [format!("{}{}", tags::HOLDER, self.context.instance)];
         let mut groups = self.ec2.groups(Find::Where("tag-key", &holder)).await?;
-        let is_this_deployment = |owner: &String| owner == self.context.deployment;
-        groups.retain(|group| group.tags.get(tags::MANAGED_BY).is_some_and(is_this_deployment));
         let interfaces = self.ec2.interfaces(Find::Where("attachment.instance-id", &instance)).await?;
         let exists = !interfaces.is_empty()
             || !self.ec2.instances(Find::Where("instance-id", &instance)).await?.is_empty();
-        let untagged = inventory::own_groups_without_tags(&groups, &interfaces);
-        if !untagged.is_empty() {
-            groups.extend(self.ec2.groups(Find::Where("group-id", &untagged)).await?);
-            groups.retain(|group| group.is_managed(self.context.deployment));
+        let name = [names::own(self.context.instance)];
+        if groups.iter().all(|group| group.name != name[0]) {
+            // By name: another principal may have removed its tags.
+            groups.extend(self.ec2.groups(Find::Where("group-name", &name)).await?);
         }
+        groups.retain(|group| {
+            group.is_managed(self.context.deployment) && group.serves().contains(self.context.instance)
+        });
         let mut snapshot = InstanceSnapshot { groups, interfaces, exists, ..InstanceSnapshot::default() };
         let own = snapshot.own().map(|own| own.id.clone());
         let parked = snapshot.parked().map(|parked| parked.id.clone()).collect::<Vec<_>>();
@@ -232,7 +233,7 @@ impl InstanceOps<'_> {
         }
         let named = tag.iter().any(|(key, _)| key == tags::NOT_AFTER);
         if !tag.is_empty() {
-            self.ec2.tag(&id, tag).await?;
+            self.ec2.tag(&id, &tag.into_iter().collect()).await?;
         }
         for rule in own.rules.iter_mut().filter(|rule| rule.id == id) {
             rule.marks.clone_from(&marks);

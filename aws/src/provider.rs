@@ -14,9 +14,9 @@ use postern_provider::{
 use tokio::sync::Mutex;
 
 use crate::accounts::{self, AccountRegion};
-use crate::api::Ec2;
 use crate::backoff::backoff;
-use crate::lockdown::{GroupOps, LockdownOps};
+use crate::ec2::Ec2;
+use crate::lockdown::{GivenBack, GroupOps, LockdownOps};
 use crate::open_close::{InstanceCache, InstanceOps};
 use crate::settings::AwsSettings;
 use crate::snapshot::{InstanceContext, InstanceSnapshot};
@@ -37,6 +37,15 @@ impl Aws {
     /// Prepares the clients. Makes no call: a fault of an account shows on its targets.
     pub async fn connect(settings: AwsSettings) -> Self {
         let places = accounts::connect(&settings).await;
+        Self { settings, places, caches: KeyedStates::default() }
+    }
+
+    /// A provider for one account and Region, over a double of EC2.
+    #[cfg(test)]
+    pub(crate) fn over(ec2: Box<dyn Ec2>, settings: AwsSettings) -> Self {
+        let (account, region) = ("123456789012", "eu-central-1");
+        let place = Arc::new(AccountRegion::over(ec2, account, region));
+        let places = [((account.to_owned(), region.to_owned()), place)].into();
         Self { settings, places, caches: KeyedStates::default() }
     }
 
@@ -81,15 +90,18 @@ impl Aws {
     }
 
     /// Puts back the rules of groups that no instance needs parked any more.
-    async fn give_back(&self, place: &AccountRegion, groups: &[String]) -> Result<Vec<String>, CloudError> {
+    async fn give_back(&self, place: &AccountRegion, groups: &[String]) -> GivenBack {
         if groups.is_empty() {
-            return Ok(Vec::new());
+            return GivenBack::default();
         }
         let _guard = place.lockdowns.lock().await;
-        self.group_ops(place, place.ec2().await?).give_back(groups).await
+        match place.ec2().await {
+            Ok(ec2) => self.group_ops(place, ec2).give_back(groups).await,
+            Err(error) => GivenBack { failed: Some(error), ..GivenBack::default() },
+        }
     }
 
-    fn group_ops<'a>(&'a self, place: &'a AccountRegion, ec2: &'a Ec2) -> GroupOps<'a> {
+    fn group_ops<'a>(&'a self, place: &'a AccountRegion, ec2: &'a dyn Ec2) -> GroupOps<'a> {
         let AwsSettings { deployment, rules_per_group, tags, .. } = &self.settings;
         GroupOps { ec2, deployment, rules_per_group: *rules_per_group, tags, recent: &place.recent }
     }
@@ -111,9 +123,9 @@ impl Aws {
             }
             (Some(_), tags::LOCKED) => {
                 for (rule, named) in snapshot.misnamed(&self.settings.deployment) {
-                    ops.ec2.tag(&rule, named).await?;
+                    ops.ec2.tag(&rule, &named.into_iter().collect()).await?;
                 }
-                lockdown.narrow_pieces(snapshot).await?;
+                lockdown.shut_again(snapshot).await?;
             }
             (None, _) => {}
             // No tag says which ports to shut, so there is nothing to resume.
@@ -175,24 +187,20 @@ impl Provider for Aws {
             let swept = async move {
                 let swept = inventory::sweep(place, &self.settings.deployment, seen).await?;
                 let given_back = self.give_back(place, &swept.orphaned).await;
-                Ok::<_, CloudError>((swept.sightings, given_back.map_err(|error| (place.name(), error))))
+                Ok::<_, CloudError>((swept.sightings, place.name(), given_back))
             };
-            (place.name(), swept)
+            (place.place(), swept)
         });
         let (read, unread) = read_places(PLACES_AT_ONCE, reads).await;
         let mut report = SweepReport { unread, ..SweepReport::default() };
-        for (sightings, given_back) in read {
+        for (sightings, place, given_back) in read {
             report.sightings.extend(sightings);
-            match given_back {
-                Ok(given_back) => report.given_back.extend(given_back),
-                Err((place, error)) => {
-                    report.unread.push(Unread {
-                        place: format!("{place}: parked rules"),
-                        error,
-                        hides: Hidden::Nothing,
-                    });
-                }
-            }
+            report.given_back.extend(given_back.done);
+            report.unread.extend(given_back.failed.map(|error| Unread {
+                place: format!("{place}: parked rules"),
+                error,
+                hides: Hidden::Nothing,
+            }));
         }
         report
     }
@@ -201,7 +209,7 @@ impl Provider for Aws {
         let reads = self
             .places
             .values()
-            .map(|place| (place.name(), inventory::assess(place, &self.settings.deployment, management)));
+            .map(|place| (place.place(), inventory::assess(place, &self.settings.deployment, management)));
         let (read, unread) = read_places(PLACES_AT_ONCE, reads).await;
         AssessmentReport { assessments: read.into_iter().flatten().collect(), unread }
     }

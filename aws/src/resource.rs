@@ -22,10 +22,13 @@ impl Ec2Group {
         names::parked_for(&self.name)
     }
 
-    /// Returns the instances that it serves, by its tags and by its name, which cannot be changed.
+    /// Returns the instances that it serves: by its name, which cannot be changed, if it is an own group, and by its tags
+    /// if it is a parked one.
     pub(crate) fn serves(&self) -> BTreeSet<String> {
-        let named = names::instance(&self.name).map(ToOwned::to_owned);
-        tags::holders(&self.tags).into_keys().chain(named).collect()
+        match names::instance(&self.name) {
+            Some(instance) => [instance.to_owned()].into(),
+            None => tags::holders(&self.tags).into_keys().collect(),
+        }
     }
 
     /// Reports whether it is this deployment's; a group without the tag counts as managed.
@@ -44,13 +47,22 @@ pub(crate) struct Ec2Interface {
     pub(crate) index: i32,
     pub(crate) vpc: String,
     pub(crate) groups: Vec<String>,
-    /// The one of its groups that has the name of the instance's own group.
-    pub(crate) own: Option<String>,
+    /// Those of its groups that are Postern's and do not belong there: parked groups, and own groups of other
+    /// instances.
+    pub(crate) misplaced: Vec<String>,
     /// A service made and manages it, for instance for a container or a load balancer: EC2 lets no one else
     /// change its groups (EC2 User Guide, "Requester-managed network interfaces").
     pub(crate) is_managed: bool,
     /// EC2's description of it, for interfaces of no instance.
     pub(crate) description: String,
+}
+
+impl Ec2Interface {
+    /// Reports whether its ports are the machine's: not those of an interface that a service manages, which carries
+    /// containers, nor, where only the primary interface counts, those of another one, which Kubernetes lends to pods.
+    pub(crate) fn is_guarded(&self, primary_only: bool) -> bool {
+        self.index == 0 || !primary_only && !self.is_managed
+    }
 }
 
 /// A managed prefix list.

@@ -9,7 +9,7 @@ use crate::assess::exposures;
 use crate::names;
 use crate::parking;
 use crate::resource::{Ec2Group, Ec2Interface, Rules};
-use crate::rule::GroupRule;
+use crate::rule::{GroupRule, RuleSource};
 use crate::rule_codec::{self, MarkedRule};
 use crate::tags;
 
@@ -57,12 +57,31 @@ impl InstanceSnapshot {
         let which = [tags::ALL, tags::PRIMARY].iter().all(|value| !has_tag(own, tags::INTERFACES, value));
         let holder = format!("{}{}", tags::HOLDER, context.instance);
         let is_held = own.tags.contains_key(&holder);
-        wrong.chain(which.then(|| tags::INTERFACES.to_owned())).chain((!is_held).then_some(holder)).collect()
+        let shuts = tags::of_shuts(self.recorded()).into_keys().filter(|key| !own.tags.contains_key(key));
+        wrong
+            .chain(which.then(|| tags::INTERFACES.to_owned()))
+            .chain((!is_held).then_some(holder))
+            .chain(shuts)
+            .collect()
     }
 
     /// Returns the groups that keep originals which the instance needs shut.
     pub(crate) fn parked(&self) -> impl Iterator<Item = &Ec2Group> {
         self.groups.iter().filter(|group| group.parked_for().is_some())
+    }
+
+    /// Returns the customer's groups of which originals are parked for the instance.
+    pub(crate) fn recorded(&self) -> BTreeSet<&str> {
+        self.parked().filter_map(Ec2Group::parked_for).collect()
+    }
+
+    /// Returns the customer's groups of which the lockdown parked originals, and for which no parked group lists the
+    /// instance any more: another principal deleted it, or its tags, or put the rules back.
+    pub(crate) fn lost(&self) -> BTreeSet<String> {
+        let recorded = self.recorded();
+        let mut shuts = self.own().map(|own| tags::shuts(&own.tags)).unwrap_or_default();
+        shuts.retain(|group| !recorded.contains(group.as_str()));
+        shuts
     }
 
     /// Returns the state of the lockdown; empty if there is none.
@@ -81,8 +100,14 @@ impl InstanceSnapshot {
     }
 
     /// Returns the remedy if no tag records the ports to shut any more.
-    fn remedy(&self, context: InstanceContext<'_>) -> &'static str {
-        if self.knows_ports(context) { "" } else { ", and no tag says for which ports: lock it down again" }
+    fn remedy(&self, context: InstanceContext<'_>) -> String {
+        let target = context.target;
+        if self.knows_ports(context) {
+            return String::new();
+        }
+        format!(
+            ", and no tag says for which ports: run `postern lockdown {target}` or `postern release {target}`"
+        )
     }
 
     /// Returns the interfaces whose ports must be shut: all but those that a service manages, which carry
@@ -90,9 +115,7 @@ impl InstanceSnapshot {
     pub(crate) fn guarded(&self) -> impl Iterator<Item = &Ec2Interface> {
         let primary_only =
             self.primary_only || self.own().is_some_and(|own| has_tag(own, tags::INTERFACES, tags::PRIMARY));
-        self.interfaces
-            .iter()
-            .filter(move |interface| interface.index == 0 || !primary_only && !interface.is_managed)
+        self.interfaces.iter().filter(move |interface| interface.is_guarded(primary_only))
     }
 
     /// Returns the interfaces that must have the own group: those in its VPC, which is the primary
@@ -115,6 +138,22 @@ impl InstanceSnapshot {
     pub(crate) fn unattached(&self) -> Vec<&Ec2Interface> {
         let Some(own) = self.own() else { return Vec::new() };
         self.served().filter(|interface| !interface.groups.contains(&own.id)).collect()
+    }
+
+    /// Returns the interfaces with groups of Postern's that do not belong there, each with such a group, and with whether
+    /// the interface can do without: EC2 leaves none without a group.
+    pub(crate) fn misplaced(&self) -> Vec<(&Ec2Interface, &String, bool)> {
+        let own = self.own().map(|own| &own.id);
+        let gets_own: BTreeSet<&String> =
+            self.unattached().into_iter().map(|interface| &interface.id).collect();
+        let mut found = Vec::new();
+        for interface in self.interfaces.iter().filter(|interface| !interface.is_managed) {
+            let Ec2Interface { id, groups, misplaced, .. } = interface;
+            let belongs = |group: &String| Some(group) == own || !misplaced.contains(group);
+            let is_dispensable = groups.iter().any(belongs) || gets_own.contains(id);
+            found.extend(misplaced.iter().map(|group| (interface, group, is_dispensable)));
+        }
+        found
     }
 
     /// Returns the rules of windows.
@@ -162,7 +201,9 @@ impl InstanceSnapshot {
     /// Returns the customer's groups on the instance's interfaces.
     pub(crate) fn customer_groups(&self) -> BTreeSet<&String> {
         let own = self.own().map(|own| &own.id);
-        let groups = self.guarded().flat_map(|interface| &interface.groups);
+        let groups = self.guarded().flat_map(|interface| {
+            interface.groups.iter().filter(|group| !interface.misplaced.contains(*group))
+        });
         groups.filter(|group| Some(*group) != own).collect()
     }
 
@@ -183,14 +224,15 @@ impl InstanceSnapshot {
     }
 
     /// Reports whether the lockdown of this instance recorded a rule that exposes a port: it is a piece that
-    /// another principal widened, or an original that was put back.
+    /// another principal widened, or an original that was put back, or a rule of a group whose originals are gone from
+    /// where they were parked.
     fn is_recorded(&self, rule: &GroupRule, deployment: &str) -> bool {
         let mut parked = self.parked().filter(|group| group.parked_for() == Some(&rule.group));
         let is_original = parked.any(|group| {
             let copies = self.rules.ingress.get(&group.id).into_iter().flatten();
             copies.into_iter().any(|copy| copy.identity() == rule.identity())
         });
-        is_original || self.is_guarded_piece(rule, deployment)
+        is_original || self.is_guarded_piece(rule, deployment) || self.lost().contains(&rule.group)
     }
 
     /// Reports whether a rule is a piece that a lockdown of this instance left: it exposes a port only if
@@ -199,6 +241,22 @@ impl InstanceSnapshot {
     fn is_guarded_piece(&self, rule: &GroupRule, deployment: &str) -> bool {
         let is_held = self.parked().any(|group| group.parked_for() == Some(&rule.group));
         is_held && parking::is_piece(rule, deployment)
+    }
+
+    /// Names the groups that EC2 does not delete while parked rules of these groups name them.
+    fn kept_by_parked(&self) -> String {
+        let rules = self.parked().flat_map(|group| self.rules.ingress.get(&group.id).into_iter().flatten());
+        let named: BTreeSet<&str> = rules
+            .filter_map(
+                |rule| if let RuleSource::Group(group) = &rule.source { Some(group.as_str()) } else { None },
+            )
+            .collect();
+        if named.is_empty() {
+            return String::new();
+        }
+        let parked: BTreeSet<&str> = self.parked().map(|group| group.name.as_str()).collect();
+        let list = |names: BTreeSet<&str>| names.into_iter().collect::<Vec<_>>().join(", ");
+        format!(", in {}, whose rules keep EC2 from deleting {}", list(parked), list(named))
     }
 
     /// Returns the open windows and the drift.
@@ -212,9 +270,12 @@ impl InstanceSnapshot {
                 if !parked.is_empty() && self.exists {
                     found("its own group is gone".into(), true);
                 } else if !parked.is_empty() {
-                    let groups = parked.join(", ");
+                    let (groups, target) = (parked.join(", "), context.target);
                     found(
-                        format!("it is gone, and rules of {groups} are still parked for it: release it"),
+                        format!(
+                            "it is gone, and rules of {groups} are still parked for it{}: run `postern release {target}`",
+                            self.kept_by_parked()
+                        ),
                         false,
                     );
                 }
@@ -253,9 +314,31 @@ impl InstanceSnapshot {
                 for interface in self.unattached() {
                     found(format!("its own group is not on {}", interface.id), true);
                 }
+                for (Ec2Interface { id, .. }, group, is_dispensable) in self.misplaced() {
+                    let remedy =
+                        if is_dispensable { "" } else { "; give the interface another security group" };
+                    found(
+                        format!("{group} of Postern's is on {id}, where its rules do not belong{remedy}"),
+                        is_dispensable,
+                    );
+                }
+                for group in self.lost() {
+                    found(
+                        format!(
+                            "another principal took away what was parked of {group}, or its tags: rules that are lost cannot be put back, and their pieces are the customer's"
+                        ),
+                        true,
+                    );
+                }
                 for exposure in exposures(self.customer_rules(), &self.ports(context.instance)) {
                     let is_repairable = self.is_recorded(&exposure.rule, context.deployment);
-                    found(format!("it is not shut: {exposure}"), is_repairable);
+                    let target = context.target;
+                    let remedy = if is_repairable {
+                        String::new()
+                    } else {
+                        format!("; remove the rule, or run `postern lockdown {target}` to shut it")
+                    };
+                    found(format!("it is not shut: {exposure}{remedy}"), is_repairable);
                 }
             }
             (Some(_), _) => {
@@ -266,7 +349,9 @@ impl InstanceSnapshot {
             }
         }
         let ports = self.ports(context.instance);
-        let shut = (self.exists && self.state() == tags::LOCKED && !ports.is_empty()).then_some(ports);
+        let is_locked = self.state() == tags::LOCKED && !ports.is_empty();
+        let is_unlocked = self.own().is_none() && self.recorded().is_empty();
+        let shut = (self.exists && (is_locked || is_unlocked)).then_some(ports);
         let strays = self.strays(context.deployment);
         Observation { windows, drift, strays, shut, ..Observation::default() }
     }

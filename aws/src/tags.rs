@@ -45,6 +45,11 @@ pub(crate) const PRIMARY: &str = "primary";
 /// The prefix of a holder's tag, before the instance's id. The value lists the ports that the instance needs
 /// shut.
 pub(crate) const HOLDER: &str = "postern:holder:";
+/// The prefix of a tag of an own group, before the id of a customer's group whose rules the lockdown parked: it tells that
+/// what was parked there is gone.
+pub(crate) const SHUTS: &str = "postern:shuts:";
+/// The most customer's groups that an own group's tags name: its other tags need room.
+pub(crate) const MAX_SHUTS: usize = 32;
 /// The rule of which a rule of a customer's group is a piece.
 pub(crate) const PIECE_OF: &str = "postern:piece-of";
 /// The id that a parked rule had in the customer's group.
@@ -139,6 +144,16 @@ pub(crate) fn holders(tags: &Tags) -> BTreeMap<String, BTreeSet<ProtectedPort>> 
     let holder =
         |(key, value): (&String, &String)| Some((key.strip_prefix(HOLDER)?.to_owned(), read_ports(value)));
     tags.iter().filter_map(holder).collect()
+}
+
+/// Returns the customer's groups whose rules the lockdown of an own group parked.
+pub(crate) fn shuts(tags: &Tags) -> BTreeSet<String> {
+    tags.keys().filter_map(|key| key.strip_prefix(SHUTS)).map(ToOwned::to_owned).collect()
+}
+
+/// Returns the tags that name these customer's groups, as many as there is room for.
+pub(crate) fn of_shuts<'a>(groups: impl IntoIterator<Item = &'a str>) -> Tags {
+    groups.into_iter().take(MAX_SHUTS).map(|group| (format!("{SHUTS}{group}"), String::new())).collect()
 }
 
 /// Returns the tag of an instance that needs ports shut.

@@ -37,17 +37,18 @@ pub(crate) fn group(group: &SecurityGroup) -> Option<Ec2Group> {
 pub(crate) fn interface(interface: &NetworkInterface) -> Option<Ec2Interface> {
     let attachment = interface.attachment();
     let instance = attachment.and_then(|at| at.instance_id());
-    let is_own = |group: &&GroupIdentifier| group.group_name().and_then(names::instance) == instance;
     let id = |group: &GroupIdentifier| group.group_id().map(ToOwned::to_owned);
     let groups = interface.groups().iter().filter_map(id).collect();
-    let own = instance.and_then(|_| interface.groups().iter().find(is_own)).and_then(id);
+    let is_misplaced =
+        |group: &&GroupIdentifier| names::is_misplaced(group.group_name().unwrap_or_default(), instance);
+    let misplaced = interface.groups().iter().filter(is_misplaced).filter_map(id).collect();
     Some(Ec2Interface {
         id: interface.network_interface_id()?.to_owned(),
         instance: instance.map(ToOwned::to_owned),
-        own,
         index: attachment.and_then(|at| at.device_index()).unwrap_or_default(),
         vpc: interface.vpc_id().unwrap_or_default().to_owned(),
         groups,
+        misplaced,
         is_managed: interface.requester_managed() == Some(true)
             || interface.interface_type().is_some_and(|kind| !is_machines(kind)),
         description: interface.description().unwrap_or_default().to_owned(),

@@ -39,6 +39,7 @@ struct FakeState {
     calls: u64,
     silent: bool,
     hangs_openings: bool,
+    hangs_repairs: bool,
     /// The error with which every repair fails.
     no_repair: Option<CloudError>,
     /// Targets that no sweep finds.
@@ -104,6 +105,11 @@ impl FakeCloud {
     /// Leaves every opening without an answer, or ends that.
     pub fn hang_openings(&self, hang: bool) {
         self.lock().hangs_openings = hang;
+    }
+
+    /// Leaves every repair without an answer, or ends that.
+    pub fn hang_repairs(&self, hang: bool) {
+        self.lock().hangs_repairs = hang;
     }
 
     /// Terminates a VM: its windows go with it.
@@ -308,6 +314,10 @@ impl Provider for FakeCloud {
     }
 
     async fn repair(&self, target: &TargetId) -> Result<(), CloudError> {
+        let hangs = self.lock().hangs_repairs;
+        if hangs {
+            std::future::pending::<()>().await;
+        }
         self.call(target, |inner| {
             if let Some(error) = &inner.no_repair {
                 return Err(error.clone());

@@ -23,8 +23,8 @@ pub struct Observation {
     pub drift: Vec<Drift>,
     /// The rules among Postern's own that are not exactly a window. [`crate::Provider::repair`] removes them.
     pub strays: BTreeSet<Stray>,
-    /// The ports that the lockdown of the target shuts; none without a complete lockdown, and from a cloud that
-    /// does not tell.
+    /// The ports that the lockdown of the target shuts: no port if it is not under lockdown. None while a lockdown or a
+    /// release is not complete, and from a cloud that does not tell.
     pub shut: Option<BTreeSet<ProtectedPort>>,
 }
 
@@ -129,6 +129,9 @@ impl Unread {
         match &self.hides {
             Hidden::Nothing => false,
             Hidden::Everything => true,
+            Hidden::Region { account: hidden, region: at } => {
+                matches!(target, TargetId::Aws { account, region, .. } if account == hidden && region == at)
+            }
             Hidden::Subscription(hidden) => {
                 matches!(target, TargetId::Azure { subscription, .. } if subscription == hidden)
             }
@@ -144,6 +147,13 @@ pub enum Hidden {
     Nothing,
     /// Any target of the cloud.
     Everything,
+    /// The targets of an AWS account in one Region.
+    Region {
+        /// The id of the account.
+        account: String,
+        /// The code of the Region.
+        region: String,
+    },
     /// The targets of an Azure subscription.
     Subscription(String),
     /// This target: it is there, and its windows could not be judged.
@@ -153,6 +163,20 @@ pub enum Hidden {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_region_that_cannot_be_read_hides_its_own_targets_alone() {
+        let hides = Hidden::Region { account: "123456789012".into(), region: "eu-central-1".into() };
+        let unread = Unread { place: "a Region".into(), error: CloudError::unavailable("a test"), hides };
+        for (target, expected) in [
+            ("aws:123456789012/eu-central-1/i-0123456789abcdef0", true),
+            ("aws:123456789012/us-east-1/i-0123456789abcdef0", false),
+            ("aws:210987654321/eu-central-1/i-0123456789abcdef0", false),
+            ("host:web-1", false),
+        ] {
+            assert_eq!(unread.may_hide(&target.parse().unwrap()), expected, "{target}");
+        }
+    }
 
     #[test]
     fn a_source_in_a_private_network_is_not_sent_out_of_it() {

@@ -5,8 +5,8 @@ use postern_provider::kit::{Attempt, CallError, attempt_until};
 
 use super::groups::{ParkedIds, until_known};
 use super::{InstancePlan, InstanceStep, LockdownOps};
-use crate::api::Find;
 use crate::backoff::backoff;
+use crate::ec2::Find;
 use crate::names;
 use crate::open_close::is_not_found;
 use crate::parking::GroupStep;
@@ -52,9 +52,10 @@ impl LockdownOps<'_> {
                 Err(error) if !is_not_found(&error) => Err(error.into()),
                 Ok(()) | Err(_) => Ok(()),
             },
-            InstanceStep::Mark(tags) => Ok(until_known(|| self.groups.ec2.tag(own, tags.clone())).await?),
+            InstanceStep::Mark(tags) => Ok(until_known(|| self.groups.ec2.tag(own, &tags)).await?),
+            InstanceStep::Unmark(keys) => Ok(self.groups.ec2.untag(own, &keys).await?),
             InstanceStep::Attach(interface) => self.attach(own, &interface).await,
-            InstanceStep::Detach(interface) => self.detach(own, &interface).await,
+            InstanceStep::Detach { interface, group } => self.detach(&group, &interface).await,
             InstanceStep::DeleteOwn => self.groups.delete(own).await,
             InstanceStep::MakeOwn { .. } | InstanceStep::CustomerGroup(..) => Ok(()),
         }
@@ -164,8 +165,9 @@ fn into_calls(steps: Vec<InstanceStep>) -> Vec<PlannedCall> {
             | InstanceStep::ShutEgress(_)
             | InstanceStep::RemoveStray(_)
             | InstanceStep::Mark(_)
+            | InstanceStep::Unmark(_)
             | InstanceStep::Attach(_)
-            | InstanceStep::Detach(_)
+            | InstanceStep::Detach { .. }
             | InstanceStep::DeleteOwn) => calls.push(PlannedCall::Own(step)),
         }
     }

@@ -9,8 +9,8 @@ use postern_provider::{CloudError, LockdownOrder};
 use postern_runtime::clock;
 
 use super::recent::RecentWrites;
-use crate::api::{Ec2, Find};
 use crate::backoff::backoff;
+use crate::ec2::{Ec2, Find};
 use crate::names;
 use crate::parking::{self, CustomerGroup, GroupStep, Holders, ParkedGroup, Quota};
 use crate::resource::{Ec2Group, Ec2Interface, NewGroupRule};
@@ -23,7 +23,7 @@ const NUMBERS_AT_ONCE: usize = 8;
 /// The operations on customers' groups of one account and Region.
 #[derive(Clone, Copy)]
 pub(crate) struct GroupOps<'a> {
-    pub(crate) ec2: &'a Ec2,
+    pub(crate) ec2: &'a dyn Ec2,
     pub(crate) deployment: &'a str,
     pub(crate) rules_per_group: usize,
     /// The tags that every group of Postern's gets besides its own.
@@ -43,6 +43,15 @@ impl ParkedIds {
         });
         Self(ids.collect())
     }
+}
+
+/// The outcome of giving parked rules back.
+#[derive(Debug, Default)]
+pub(crate) struct GivenBack {
+    /// The groups whose rules were put back or dropped, in words.
+    pub(crate) done: Vec<String>,
+    /// The first failure: the next sweep tries again.
+    pub(crate) failed: Option<CloudError>,
 }
 
 /// The machines on some of the customer's groups.
@@ -86,8 +95,7 @@ impl Neighbours {
             let primary_only = self.own.get(instance).is_some_and(|own| {
                 own.tags.get(tags::INTERFACES).is_some_and(|which| which == tags::PRIMARY)
             });
-            let is_guarded = !primary_only || interface.index == 0;
-            if is_guarded && interface.groups.iter().any(|on| on == group) {
+            if interface.is_guarded(primary_only) && interface.groups.iter().any(|on| on == group) {
                 holders.extend(self.ports_of(instance).map(|ports| (instance.clone(), ports)));
             }
         }
@@ -149,6 +157,9 @@ impl GroupOps<'_> {
         }
         // The parked rules of a group that is gone go too, with their last holder.
         for (id, parked) in parked_of {
+            if self.ec2.has_group(&id).await? {
+                return Err(CloudError::unavailable(format!("EC2 does not show the security group {id}")));
+            }
             let (vpc, rules) = (String::new(), Vec::new());
             customer_groups.push(CustomerGroup { id, exists: false, vpc, rules, parked });
         }
@@ -246,34 +257,65 @@ impl GroupOps<'_> {
         holders
     }
 
-    /// Puts back the rules of groups for which no instance needs them parked any more, and returns in words
-    /// what was put back.
-    pub(crate) async fn give_back(&self, groups: &[String]) -> Result<Vec<String>, CloudError> {
-        let mut customer_groups = self.read(groups).await?;
-        let quota = self.quota(&mut customer_groups).await?;
-        let neighbours = self.neighbours(groups).await?;
-        let mut given_back = Vec::new();
+    /// Puts back the rules of groups for which no instance needs them parked any more, and drops those of groups
+    /// that are gone. A group whose rules cannot be put back holds no other up.
+    pub(crate) async fn give_back(&self, groups: &[String]) -> GivenBack {
+        let mut given_back = GivenBack::default();
+        let read = async {
+            let mut customer_groups = self.read(groups).await?;
+            let quota = self.quota(&mut customer_groups).await?;
+            Ok::<_, CloudError>((customer_groups, quota, self.neighbours(groups).await?))
+        };
+        let (customer_groups, quota, neighbours) = match read.await {
+            Ok(read) => read,
+            Err(error) => return GivenBack { failed: Some(error), ..given_back },
+        };
         for group in customer_groups {
-            if group.parked.is_empty() || !self.holders_besides("", &group, &neighbours).is_empty() {
+            let is_held = group.exists && !self.holders_besides("", &group, &neighbours).is_empty();
+            if group.parked.is_empty() || is_held {
                 continue;
             }
-            let steps = parking::plan(&group, &Holders::new(), self.deployment, &quota)
-                .map_err(|error| CloudError::refused(error.to_string()))?;
-            let mut ids = ParkedIds::of(std::slice::from_ref(&group));
-            for step in steps {
-                self.carry_out(&group, &mut ids, vec![step]).await?;
+            match self.give_back_rules(&group, &quota).await {
+                Ok(()) => {}
+                // Without an answer to the deletion the rules are back, and no later sweep may find a trace of them.
+                Err((CloudError::Unavailable { reason }, Some(GroupStep::DeleteParked(_)))) => {
+                    given_back.failed.get_or_insert(CloudError::Unavailable { reason });
+                }
+                Err((error, _)) => {
+                    given_back.failed.get_or_insert(error);
+                    continue;
+                }
             }
-            let count = group.copies().count();
-            let id = &group.id;
+            let (id, count) = (&group.id, group.copies().count());
             tracing::warn!(
                 event = "aws.parked_rules_given_back",
                 group = id,
                 rules = count,
-                "no lockdown needed the parked rules of this security group; the sweep put them back"
+                exists = group.exists,
+                "no lockdown needed the parked rules of this security group; the sweep put them back, or dropped those of a group that is gone"
             );
-            given_back.push(format!("{count} parked rules of {id}, which no lockdown needed"));
+            given_back.done.push(if group.exists {
+                format!("{count} parked rules of {id}, which no lockdown needed")
+            } else {
+                format!("{count} parked rules of {id} were dropped, because the group is gone")
+            });
         }
-        Ok(given_back)
+        given_back
+    }
+
+    /// Puts back the rules of one group. An error comes with its step; none if the plan failed.
+    async fn give_back_rules(
+        &self,
+        group: &CustomerGroup,
+        quota: &Quota,
+    ) -> Result<(), (CloudError, Option<GroupStep>)> {
+        let steps = parking::plan(group, &Holders::new(), self.deployment, quota)
+            .map_err(|error| (CloudError::refused(error.to_string()), None))?;
+        let mut ids = ParkedIds::of(std::slice::from_ref(group));
+        for step in steps {
+            self.carry_out(group, &mut ids, vec![step.clone()]).await.map_err(|error| (error, Some(step)))?;
+        }
+        Ok(())
     }
 
     /// Carries out steps on one customer's group that one call can do.
@@ -295,8 +337,8 @@ impl GroupOps<'_> {
             GroupStep::Hold(number, instance, ports) => {
                 let fixed = [(tags::ROLE, tags::PARKED), (tags::PARKED_FOR, &customer_group.id)];
                 let fixed = fixed.map(|(key, value)| (key.to_owned(), value.to_owned()));
-                let tags = fixed.into_iter().chain([tags::of_holder(instance, ports)]);
-                self.ec2.tag(&id(ids, *number), tags).await?;
+                let tags = fixed.into_iter().chain([tags::of_holder(instance, ports)]).collect();
+                self.ec2.tag(&id(ids, *number), &tags).await?;
             }
             GroupStep::Park(number, _) => self.add(&id(ids, *number), &steps).await?,
             GroupStep::Add(_) => self.add(&customer_group.id, &steps).await?,

@@ -7,7 +7,7 @@ use postern_provider::{CloudError, Concern, ConcernKind, LockdownOrder};
 
 use super::LockdownOps;
 use super::groups::{Neighbours, ordered};
-use crate::api::Find;
+use crate::ec2::Find;
 use crate::resource::Ec2Interface;
 use crate::snapshot::InstanceSnapshot;
 use crate::tags;

@@ -28,8 +28,11 @@ impl InstancePlan {
                 let tags: Vec<_> = tags.iter().map(word).collect();
                 change(Action::Mark, own(), tags.join(", "))
             }
+            InstanceStep::Unmark(keys) => change(Action::Mark, own(), format!("without {}", keys.join(", "))),
             InstanceStep::Attach(interface) => change(Action::Attach, own(), format!("to {interface}")),
-            InstanceStep::Detach(interface) => change(Action::Detach, own(), format!("from {interface}")),
+            InstanceStep::Detach { interface, group } => {
+                change(Action::Detach, group.clone(), format!("from {interface}"))
+            }
             InstanceStep::DeleteOwn => change(Action::Delete, own(), String::new()),
             InstanceStep::CustomerGroup(index, step) => {
                 let group = self.customer_groups.get(*index).map_or("", |customer_group| &customer_group.id);

@@ -67,7 +67,7 @@ impl TargetRecords {
         }
         let windows = self.open_grants.iter().flat_map(|grant| &grant.windows);
         targets.extend(windows.map(|window| window.target.clone()));
-        targets.extend(app.cloud.targets());
+        targets.extend(app.cloud.existing_targets());
         Ok(targets)
     }
 }

@@ -29,4 +29,4 @@ pub use buckets::{Buckets, Rate};
 pub use call_error::{CallError, ErrorClass};
 pub use keyed_states::KeyedStates;
 pub use known::Known;
-pub use places::read_places;
+pub use places::{Place, read_places};

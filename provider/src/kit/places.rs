@@ -4,20 +4,38 @@ use futures_util::{StreamExt as _, stream};
 
 use crate::{CloudError, Hidden, Unread};
 
+/// A place of a cloud, such as an account in a Region.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// The name that reports use.
+    pub name: String,
+    /// The targets that a report may lack if the place cannot be read.
+    pub hides: Hidden,
+}
+
+impl From<String> for Place {
+    /// A place that may hide any target of its cloud.
+    fn from(name: String) -> Self {
+        Self { name, hides: Hidden::Everything }
+    }
+}
+
 /// Reads every place, each given by its name and its read, at most `at_once` at a time. Returns the answers in the order of the
 /// places, and the places that could not be read: one that fails or is slow does not hold the others up.
-pub async fn read_places<T, F>(
+pub async fn read_places<T, P, F>(
     at_once: usize,
-    reads: impl IntoIterator<Item = (String, F)>,
+    reads: impl IntoIterator<Item = (P, F)>,
 ) -> (Vec<T>, Vec<Unread>)
 where
+    P: Into<Place>,
     F: Future<Output = Result<T, CloudError>>,
 {
     let reads: Vec<_> = reads
         .into_iter()
         .enumerate()
         .map(|(number, (place, read))| async move {
-            (number, read.await.map_err(|error| Unread { place, error, hides: Hidden::Everything }))
+            let Place { name, hides } = place.into();
+            (number, read.await.map_err(|error| Unread { place: name, error, hides }))
         })
         .collect();
     let mut answers: Vec<(usize, Result<T, Unread>)> =

@@ -96,7 +96,7 @@ fn i6_an_own_group_that_loses_tags_keeps_its_windows_and_gets_them_back() {
     let own = lab.cloud.own_group(&instance).unwrap();
     let mine = window(&target, 1, "192.0.2.7");
     let tags = lab.cloud.tags(&own);
-    assert_eq!(tags.len(), 6, "{tags:?}");
+    assert_eq!(tags.len(), 7, "{tags:?}");
     for lost in tags.keys().map(|key| vec![key]).chain([tags.keys().collect()]) {
         lost.iter().for_each(|key| lab.cloud.untag(&own, key));
         let drift = words(&lab, &instance);

@@ -24,7 +24,7 @@ use crate::telemetry;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(900);
 /// The pause between checks, during a call, that this broker still holds the lease.
 const LEASE_TICK: Duration = Duration::from_millis(250);
-/// The time that an opening under way gets after a window of the same target must close.
+/// The time that an opening or a repair under way gets after a window of the same target must close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// The longest sleep between checks for retries that are due.
 const RETRY_TICK: Duration = Duration::from_secs(1);
@@ -102,6 +102,7 @@ impl CloudLayer {
         let ended = self.with(&target, |state| {
             let was_stuck = state.is_stuck();
             state.busy = false;
+            state.opening.clear();
             let alarm = match outcome {
                 Ok(()) => {
                     state.failure = None;
@@ -154,8 +155,9 @@ impl CloudLayer {
             if !self.leases.holds(target) {
                 break;
             }
-            let open = |step| if let CloudStep::Open(windows) = step { Some(windows) } else { None };
-            let Some(windows) = self.steps_left(target).into_iter().find_map(open) else { break };
+            let now = self.clock.now();
+            let next = self.with(target, |state| state.begin_opening(now)).flatten();
+            let Some(windows) = next else { break };
             let span = log::open_call(target, &windows);
             let opening = answered(provider.open(target, &windows)).instrument(span);
             // Boxed, so that the future of a round stays small.
@@ -164,7 +166,10 @@ impl CloudLayer {
             let Some(answer) = self.while_held(target, opening).await else { break };
             let Some(reach) = answer else {
                 // The call may take effect later: the provider remembers it, and the next look comes first.
-                self.with(target, TargetState::doubt);
+                self.with(target, |state| {
+                    state.doubt();
+                    state.opening.clear();
+                });
                 self.look(target, provider).await?;
                 continue;
             };
@@ -235,7 +240,12 @@ impl CloudLayer {
         }
         tracing::warn!(%target, "repairing what another principal changed in the cloud");
         self.with(target, |state| state.repaired = true);
-        let repaired = answered(provider.repair(target)).instrument(log::call("repair", target)).await;
+        let repairing = answered(provider.repair(target)).instrument(log::call("repair", target));
+        let Some(repaired) = self.unless_close_is_due(target, Box::pin(repairing)).await else {
+            // A repair may wait for a lockdown of other targets. The next round goes on with it, after the close.
+            self.with(target, TargetState::doubt);
+            return self.look(target, provider).await;
+        };
         self.with(target, |state| state.is_repair_failure = repaired.is_err());
         repaired?;
         self.look(target, provider).await?;
@@ -246,8 +256,8 @@ impl CloudLayer {
         Ok(())
     }
 
-    /// Returns the answer to an opening; none if it does not come within [`CLOSE_TIMEOUT`] after another window
-    /// of the target must close: closing does not wait for an opening (I2).
+    /// Returns the answer to an opening or a repair; none if it does not come within [`CLOSE_TIMEOUT`] after another
+    /// window of the target must close: closing waits for neither (I2).
     async fn unless_close_is_due<T>(&self, target: &TargetId, opening: impl Future<Output = T>) -> Option<T> {
         let due = async {
             let must_close = || {

@@ -90,6 +90,13 @@ impl CloudLayer {
         self.lock().keys().cloned().collect()
     }
 
+    /// Returns the targets of [`Self::targets`] without those that are gone: an id that does not exist is no target, though
+    /// it was requested.
+    pub fn existing_targets(&self) -> Vec<TargetId> {
+        let states = self.lock();
+        states.iter().filter(|(_, state)| !state.is_over()).map(|(target, _)| target.clone()).collect()
+    }
+
     /// Reports whether the target's cloud said last that there is no such target, and no grant has a window on it any more.
     pub fn is_gone(&self, target: &TargetId) -> bool {
         self.lock().get(target).is_some_and(TargetState::is_over)
@@ -127,8 +134,9 @@ impl CloudLayer {
         let wanted = LayerWindow::of(grant, window);
         let states = self.lock();
         let Some(state) = states.get(&window.target) else { return Observed::Unconfirmed };
-        // While it is wanted, or a round is under way, the call that opens it may be on its way to the cloud.
-        let may_open = state.busy || state.wants(&wanted);
+        // While it is wanted, the next round opens it; and the call that opens it may be on its way to the cloud. The
+        // opening of other windows says nothing about this one.
+        let may_open = state.wants(&wanted) || state.opening.contains(&wanted) || state.leaving;
         match (&state.observed, &state.failure) {
             (Some(observed), _) if observed.contains(&wanted) && !state.needs_look() => Observed::Open,
             // A repair that fails keeps no close from being confirmed.

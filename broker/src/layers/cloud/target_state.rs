@@ -50,6 +50,8 @@ pub(super) struct TargetState {
     /// Set if the next round must look, though no window is wanted.
     look: bool,
     pub(super) busy: bool,
+    /// The windows of the opening that is on its way to the cloud.
+    pub(super) opening: BTreeSet<LayerWindow>,
     /// Set if another broker works on the target, and the round that is under way is the last.
     pub(super) leaving: bool,
     /// The time of one more look, because calls of the broker that had the target before may land late.
@@ -83,9 +85,9 @@ impl TargetState {
         !self.is_gone() && self.to_close(now).any(|window| !self.tried.contains(window))
     }
 
-    /// Returns the windows that are or may be open and must not be any more.
+    /// Returns the windows that are or may be open, or whose opening is on its way, and that must not be open any more.
     pub(super) fn to_close(&self, now: Timestamp) -> impl Iterator<Item = &LayerWindow> {
-        let open = self.left_open.union(&self.partial);
+        let open = self.left_open.iter().chain(&self.partial).chain(&self.opening);
         open.filter(move |window| window.not_after <= now || self.desired.is_some() && !self.wants(window))
     }
 
@@ -243,7 +245,13 @@ impl TargetState {
 
     /// Returns the ports that policies protect and the lockdown does not shut, in words with the remedy.
     pub(super) fn ports_left_open(&self, target: &TargetId) -> Option<String> {
-        let open = list(self.protected.as_ref()?.difference(self.shut.as_ref()?))?;
+        let shut = self.shut.as_ref()?;
+        let open = list(self.protected.as_ref()?.difference(shut))?;
+        if shut.is_empty() {
+            return Some(format!(
+                "its policies protect {open} in the cloud, and it is not under lockdown: run `postern lockdown {target}`"
+            ));
+        }
         Some(format!(
             "its policies protect {open}, which the lockdown does not shut: run `postern lockdown {target}`"
         ))
@@ -267,8 +275,18 @@ impl TargetState {
         self.repair = true;
     }
 
+    /// Returns the windows of the next opening, which is on its way from here on; none if there is nothing to open.
+    pub(super) fn begin_opening(&mut self, now: Timestamp) -> Option<BTreeSet<LayerWindow>> {
+        self.expire(now);
+        let open = |step| if let CloudStep::Open(windows) = step { Some(windows) } else { None };
+        let windows = self.steps(now)?.into_iter().find_map(open)?;
+        self.opening.clone_from(&windows);
+        Some(windows)
+    }
+
     /// Records that windows were opened, and the way to the target.
     pub(super) fn opened(&mut self, windows: &BTreeSet<LayerWindow>, reach: Reach) {
+        self.opening.clear();
         self.partial.retain(|window| !windows.contains(window));
         self.left_open.extend(windows.iter().cloned());
         self.observed.get_or_insert_default().extend(windows.iter().cloned());

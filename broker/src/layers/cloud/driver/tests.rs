@@ -186,7 +186,7 @@ async fn i6_however_long_an_outage_lasts_the_next_try_is_half_a_minute_away_at_m
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn i6_what_is_wanted_or_on_its_way_is_not_absent() {
     let world = DriverWorld::new();
     let grant = on_vm(&world, a_grant());
@@ -195,12 +195,20 @@ async fn i6_what_is_wanted_or_on_its_way_is_not_absent() {
     assert_eq!(world.observed(&grant), Observed::Absent);
     world.want(&[&grant]);
     assert_eq!(world.observed(&grant), Observed::Unconfirmed, "the next round opens it");
+    world.cloud.hang_openings(true);
     let work = world.layer.take_work();
-    world.want(&[]);
-    assert_eq!(world.observed(&grant), Observed::Unconfirmed, "the call may be on its way");
-    for (target, provider) in work {
-        world.layer.drive(target, provider).await;
-    }
+    let rounds = async {
+        for (target, provider) in work {
+            world.layer.drive(target, provider).await;
+        }
+    };
+    let unwanted = async {
+        tokio::task::yield_now().await;
+        world.want(&[]);
+        assert_eq!(world.observed(&grant), Observed::Unconfirmed, "the call is on its way");
+        world.cloud.hang_openings(false);
+    };
+    tokio::join!(rounds, unwanted);
     assert_eq!(world.observed(&grant), Observed::Absent);
 }
 

@@ -250,6 +250,14 @@ async fn ports_that_policies_and_the_lockdown_do_not_have_alike_are_reported_wit
     }
     world.layer.protect(&world.target, [port("tcp/22"), port("tcp/80")].into());
     assert_eq!(world.layer.report(&world.target).status, LayerStatus::InSync);
+    world.cloud.shut(&world.target, [].into());
+    world.sweep().await;
+    let report = world.layer.report(&world.target);
+    assert!(
+        report.status == LayerStatus::Failed
+            && report.detail.contains("it is not under lockdown: run `postern lockdown aws:"),
+        "{report:?}"
+    );
 }
 
 #[tokio::test]

@@ -79,6 +79,61 @@ async fn i2_a_close_does_not_wait_for_an_opening_that_is_not_answered() {
     tokio::time::timeout(Duration::from_secs(60), both).await.expect("the close does not wait");
 }
 
+#[tokio::test(start_paused = true)]
+async fn i2_a_close_is_confirmed_while_another_opening_is_not_answered() {
+    let world = DriverWorld::new();
+    let (one, other) = (on_vm(&world, a_grant()), on_vm(&world, a_grant().number(2)));
+    world.want(&[&one]);
+    world.round().await;
+    world.want(&[&other]);
+    world.cloud.hang_openings(true);
+    let work = world.layer.take_work();
+    let rounds = async {
+        for (target, provider) in work {
+            world.layer.drive(target, provider).await;
+        }
+    };
+    let closed = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(world.open(), []);
+        assert_eq!(world.observed(&one), Observed::Absent, "only the other may be on its way");
+        assert_eq!(world.observed(&other), Observed::Unconfirmed);
+    };
+    tokio::select! {
+        () = rounds => panic!("the opening has no answer"),
+        () = closed => {}
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn i2_a_close_does_not_wait_for_a_repair_that_is_not_answered() {
+    let world = DriverWorld::new();
+    let one = on_vm(&world, a_grant());
+    world.want(&[&one]);
+    world.round().await;
+    world.cloud.drift(&world.target, "a test", true);
+    world.cloud.hang_repairs(true);
+    world.sweep().await;
+    let work = world.layer.take_work();
+    let rounds = async {
+        for (target, provider) in work {
+            world.layer.drive(target, provider).await;
+        }
+    };
+    let revoked = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        world.want(&[]);
+        while world.open().contains(&one.id) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        world.cloud.hang_repairs(false);
+    };
+    let both = async { tokio::join!(rounds, revoked) };
+    tokio::time::timeout(Duration::from_secs(60), both).await.expect("the close does not wait");
+    world.round().await;
+    assert_eq!(world.observed(&one), Observed::Absent);
+}
+
 #[tokio::test]
 async fn i2_a_close_that_is_refused_does_not_keep_another_window_open() {
     let world = DriverWorld::new();
@@ -126,6 +181,11 @@ async fn a_vm_that_is_gone_is_left_alone_and_is_no_alarm() {
     let report = world.layer.report(&world.target);
     assert!(report.detail.contains("does not exist"), "{report:?}");
     assert!(world.layer.is_gone(&world.target));
+    assert_eq!(
+        (world.layer.targets().len(), world.layer.existing_targets()),
+        (1, vec![]),
+        "no row of it is shown"
+    );
     world.layer.let_go(&world.target);
     assert!(world.layer.targets().is_empty(), "nothing is kept of it (I10)");
 }
