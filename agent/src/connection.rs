@@ -31,7 +31,7 @@ use crate::checkpoint::CheckpointHandle;
 use crate::clock;
 use crate::host_reconciler::ReconcilerHandle;
 use crate::limits::StateLimits;
-use crate::renew::EndedKey;
+use crate::renew::TriedKeysSender;
 use crate::reports::Reports;
 use crate::session::{BrokerSession, BrokerTrust};
 use crate::status::StatusFile;
@@ -57,7 +57,7 @@ pub struct BrokerConnection {
     pub renewal: Arc<Notify>,
     /// Receives the key of a certificate with which no session can be opened because it has ended: by the broker's word or, if the
     /// connection is lost before there is one, by this host's wall clock.
-    pub ended: Arc<EndedKey>,
+    pub tried: Arc<TriedKeysSender>,
     /// Wakes the connection when the reconciler doubts the ends of windows: a new session brings the true ones.
     pub ask_again: Arc<Notify>,
 }
@@ -77,6 +77,8 @@ impl BrokerConnection {
             };
             if got_desired_state {
                 backoff = self::backoff();
+                let worked = credentials.key_hash().ok();
+                self.tried.send_modify(|tried| tried.worked = worked);
             }
             let wait = backoff.next().unwrap_or(MAX_RECONNECT_DELAY);
             tokio::select! {
@@ -118,7 +120,7 @@ impl BrokerConnection {
             // clock, which may be wrong.
             let ended_by_clock = || error.is_connection_lost() && clock::wall() >= credentials.not_after();
             if error.is_certificate_refused() || ended_by_clock() {
-                self.ended.send_replace(key);
+                self.tried.send_modify(|tried| tried.ended = key);
             }
             not_opened(&error)
         })?;

@@ -8,7 +8,8 @@
 //! meanwhile is dropped: before the agent writes a renewed identity, it takes the lock of the identity and reads the disk again.
 //!
 //! A broker may call a certificate ended that by its age has not, and refuse the renewed one as well. So the pause between such renewals
-//! grows, up to an hour, and ends only with a renewal that is due.
+//! grows, up to an hour. It ends with a renewal that is due, and with a certificate with which the broker has sent a state in a
+//! session.
 //!
 //! A renewed identity voids the one before as soon as the broker sees it used. So the agent takes it up only if it is good
 //! ([`postern_pki::succession`]) and on disk: an agent that used it from memory would be locked out by its next start. While it
@@ -44,8 +45,17 @@ use crate::status_chain::{is_past_grace, status_chain};
 /// The identity in use; `None` while there is no valid one.
 pub type CurrentIdentity = watch::Sender<Option<Arc<Credentials>>>;
 
-/// The key of the certificate with which no session could be opened last because it has ended, if there is one.
-pub type EndedKey = watch::Sender<Option<KeyHash>>;
+/// The keys of the certificates with which the agent has tried to open a session.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TriedKeys {
+    /// The one with which no session could be opened last because it has ended, if there is one.
+    pub ended: Option<KeyHash>,
+    /// The one with which the agent had its last session in which the broker sent a state, if there is one.
+    pub worked: Option<KeyHash>,
+}
+
+/// The keys that were tried; the connection writes them.
+pub type TriedKeysSender = watch::Sender<TriedKeys>;
 
 /// The interval at which the agent checks the disk for a new identity, and the age of the present one.
 const CHECK_INTERVAL: Duration = Duration::from_secs(2);
@@ -94,14 +104,14 @@ pub async fn keep_renewed(
     broker: &str,
     identity_dir: &Path,
     current: &CurrentIdentity,
-    ended: &EndedKey,
+    tried: &TriedKeysSender,
     asked: &Notify,
 ) {
     let mut keeper = Keeper {
         broker,
         identity_dir,
         current,
-        ended: ended.subscribe(),
+        tried: tried.subscribe(),
         asked,
         on_disk: None,
         receipt: None,
@@ -158,7 +168,7 @@ struct Keeper<'a> {
     broker: &'a str,
     identity_dir: &'a Path,
     current: &'a CurrentIdentity,
-    ended: watch::Receiver<Option<KeyHash>>,
+    tried: watch::Receiver<TriedKeys>,
     asked: &'a Notify,
     /// The key of the identity on disk, as this keeper has read or written it last.
     on_disk: Option<KeyHash>,
@@ -215,7 +225,7 @@ impl Keeper<'_> {
         loop {
             tokio::select! {
                 () = tokio::time::sleep(CHECK_INTERVAL) => {}
-                Ok(()) = self.ended.changed() => {}
+                Ok(()) = self.tried.changed() => {}
                 () = self.asked.notified() => {
                     tracing::info!("the broker asks this host to renew its certificate");
                     let spread = ASKED_SPREAD.mul_f64(rand::random_range(0.0..=1.0));
@@ -233,7 +243,11 @@ impl Keeper<'_> {
                 return;
             }
             // That counts for the certificate with which it was tried.
-            let has_ended = key.is_some() && *self.ended.borrow() == key;
+            let tried = *self.tried.borrow();
+            let has_ended = key.is_some() && tried.ended == key;
+            if key.is_some() && tried.worked == key {
+                self.early = EarlyRenewals::default();
+            }
             let (is_due, is_early) = (age >= due, has_ended && now.boottime >= self.early.next_try);
             if !(is_due || is_early) || now.boottime < next_try {
                 continue;

@@ -82,7 +82,7 @@ fn start(config: &Arc<AgentConfig>) -> anyhow::Result<Tasks> {
     let (checkpoints, checkpoint_commands) = checkpoint::channel();
     let tampering = Tampering { reporter, status_file: Arc::clone(&status_file) };
     let (current, renewal) = (renew::CurrentIdentity::new(None), Arc::new(Notify::new()));
-    let (ended, ask_again) = (Arc::new(renew::EndedKey::new(None)), Arc::new(Notify::new()));
+    let (tried, ask_again) = (Arc::new(renew::TriedKeysSender::default()), Arc::new(Notify::new()));
 
     let mut tasks = Tasks::default();
     let reconciler_status = Arc::clone(&status_file);
@@ -101,14 +101,14 @@ fn start(config: &Arc<AgentConfig>) -> anyhow::Result<Tasks> {
         status_file: Arc::clone(&status_file),
         limits: config.limits,
         renewal: Arc::clone(&renewal),
-        ended: Arc::clone(&ended),
+        tried: Arc::clone(&tried),
         ask_again,
     };
     tasks.spawn("connection", async move {
         connection.keep().await;
         Ok(())
     });
-    tasks.spawn("certificate", certificate(Arc::clone(config), current, ended, renewal));
+    tasks.spawn("certificate", certificate(Arc::clone(config), current, tried, renewal));
     tasks.spawn("status", publish(Arc::clone(config), status_file));
     notify(&[NotifyState::Ready]);
     Ok(tasks)
@@ -169,10 +169,10 @@ async fn tick(
 async fn certificate(
     config: Arc<AgentConfig>,
     current: renew::CurrentIdentity,
-    ended: Arc<renew::EndedKey>,
+    tried: Arc<renew::TriedKeysSender>,
     renewal: Arc<Notify>,
 ) -> anyhow::Result<()> {
-    renew::keep_renewed(&config.broker, &config.identity_dir(), &current, &ended, &renewal).await;
+    renew::keep_renewed(&config.broker, &config.identity_dir(), &current, &tried, &renewal).await;
     Ok(())
 }
 

@@ -14,7 +14,7 @@ use postern_testkit::{AgentSession, FakeBroker, Fault};
 use tokio::sync::Notify;
 use tonic::Status;
 
-use crate::sessions::{HOUR, agent, issue, never_ended, state};
+use crate::sessions::{HOUR, agent, issue, none_tried, state};
 
 /// Waits for a condition.
 async fn until(what: &str, mut holds: impl FnMut() -> bool) {
@@ -101,7 +101,7 @@ async fn a_certificate_that_the_broker_calls_ended_is_renewed_at_once() {
     let refusal = Status::unauthenticated("your certificate has expired; renew it and connect again");
     broker.faults().fail("Session", 1, Fault::Refused(refusal));
     let (address, current) = (broker.url().to_owned(), agent.current.clone());
-    let (ended, place) = (agent.ended.clone(), identity.path().to_owned());
+    let (ended, place) = (agent.tried.clone(), identity.path().to_owned());
     let mut renewal = Tasks::default();
     renewal.spawn("certificate", async move {
         renew::keep_renewed(&address, &place, &current, &ended, &Notify::new()).await;
@@ -138,7 +138,7 @@ async fn a_certificate_is_as_old_as_the_time_since_its_receipt_whatever_the_wall
     let (address, kept, place) = (broker.url().to_owned(), current.clone(), identity.path().to_owned());
     let mut renewal = Tasks::default();
     renewal.spawn("certificate", async move {
-        renew::keep_renewed(&address, &place, &kept, &never_ended(), &Notify::new()).await;
+        renew::keep_renewed(&address, &place, &kept, &none_tried(), &Notify::new()).await;
         Ok(())
     });
     until("identity", || current.borrow().is_some()).await;
@@ -158,7 +158,7 @@ async fn a_broker_that_calls_each_certificate_ended_is_asked_for_fewer_and_fewer
     let identity = tempfile::tempdir().unwrap();
     issue(&broker, HOUR).save(identity.path()).unwrap();
     let current = std::sync::Arc::new(renew::CurrentIdentity::new(None));
-    let ended = std::sync::Arc::new(never_ended());
+    let ended = std::sync::Arc::new(none_tried());
     let (address, kept, place) = (broker.url().to_owned(), current.clone(), identity.path().to_owned());
     let called_ended = ended.clone();
     let mut tasks = Tasks::default();
@@ -170,7 +170,7 @@ async fn a_broker_that_calls_each_certificate_ended_is_asked_for_fewer_and_fewer
     tasks.spawn("refusals", async move {
         loop {
             let key = identities.borrow_and_update().as_ref().and_then(|it| it.key_hash().ok());
-            ended.send_replace(key);
+            ended.send_modify(|tried| tried.ended = key);
             identities.changed().await?;
         }
     });
@@ -186,7 +186,7 @@ async fn a_refusal_by_the_broker_does_not_end_a_certificate_that_only_this_hosts
     broker.refuse(Status::resource_exhausted("too many sessions; try again later"));
     let agent = agent(&broker, Some(issue_ago(&broker, 3)));
     until("refusal", || agent.status_file.content().reason.contains("too many sessions")).await;
-    assert_eq!(*agent.ended.borrow(), None);
+    assert_eq!(agent.tried.borrow().ended, None);
 }
 
 #[tokio::test]
@@ -196,7 +196,7 @@ async fn a_connection_that_is_lost_after_the_end_of_the_certificate_may_have_los
     let old = issue_ago(&broker, 3);
     let key = old.key_hash().unwrap();
     let agent = agent(&broker, Some(old));
-    until("end of the certificate", || *agent.ended.borrow() == Some(key)).await;
+    until("end of the certificate", || agent.tried.borrow().ended == Some(key)).await;
 }
 
 #[tokio::test]

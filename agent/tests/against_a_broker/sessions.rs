@@ -72,7 +72,7 @@ pub(crate) struct Agent {
     reporter: Reporter,
     pub(crate) current: Arc<renew::CurrentIdentity>,
     pub(crate) status_file: Arc<StatusFile>,
-    pub(crate) ended: Arc<renew::EndedKey>,
+    pub(crate) tried: Arc<renew::TriedKeysSender>,
     pub(crate) ask_again: Arc<Notify>,
     _tasks: Tasks,
     dir: tempfile::TempDir,
@@ -102,7 +102,7 @@ pub(crate) fn agent(broker: &FakeBroker, identity: Option<Credentials>) -> Agent
     let (checkpoints, checkpoint_commands) = checkpoint::channel();
     let status_file = Arc::new(StatusFile::default());
     let published = Arc::clone(&status_file);
-    let (ended, ask_again) = (Arc::new(never_ended()), Arc::new(Notify::new()));
+    let (tried, ask_again) = (Arc::new(renew::TriedKeysSender::default()), Arc::new(Notify::new()));
     let current = Arc::new(renew::CurrentIdentity::new(identity.map(Arc::new)));
     let connection = BrokerConnection {
         broker: config.broker.clone(),
@@ -113,7 +113,7 @@ pub(crate) fn agent(broker: &FakeBroker, identity: Option<Credentials>) -> Agent
         status_file: Arc::clone(&status_file),
         limits: config.limits,
         renewal: Arc::default(),
-        ended: Arc::clone(&ended),
+        tried: Arc::clone(&tried),
         ask_again: Arc::clone(&ask_again),
     };
     let mut tasks = Tasks::default();
@@ -125,12 +125,12 @@ pub(crate) fn agent(broker: &FakeBroker, identity: Option<Credentials>) -> Agent
         connection.keep().await;
         Ok(())
     });
-    Agent { host, reporter, current, status_file: published, ended, ask_again, _tasks: tasks, dir }
+    Agent { host, reporter, current, status_file: published, tried, ask_again, _tasks: tasks, dir }
 }
 
 /// The signal of a broker that refuses no certificate.
-pub(crate) fn never_ended() -> renew::EndedKey {
-    renew::EndedKey::new(None)
+pub(crate) fn none_tried() -> renew::TriedKeysSender {
+    renew::TriedKeysSender::default()
 }
 
 /// Issues an identity whose renewal is due: granted for a time of which all but this has passed.
@@ -251,7 +251,7 @@ async fn a_renewed_certificate_replaces_the_session_without_a_gap() {
     let (address, current) = (broker.url().to_owned(), Arc::clone(&agent.current));
     let mut renewal = Tasks::default();
     renewal.spawn("certificate", async move {
-        renew::keep_renewed(&address, &identity, &current, &never_ended(), &Notify::new()).await;
+        renew::keep_renewed(&address, &identity, &current, &none_tried(), &Notify::new()).await;
         Ok(())
     });
     let mut first = broker.session().await;
@@ -363,7 +363,7 @@ async fn i7_a_wrong_answer_to_a_renewal_is_refused_and_the_old_identity_stays() 
     let (address, kept, place) = (broker.url().to_owned(), Arc::clone(&current), identity.clone());
     let mut renewal = Tasks::default();
     renewal.spawn("certificate", async move {
-        renew::keep_renewed(&address, &place, &kept, &never_ended(), &Notify::new()).await;
+        renew::keep_renewed(&address, &place, &kept, &none_tried(), &Notify::new()).await;
         Ok(())
     });
     let asked = async {
@@ -390,7 +390,7 @@ async fn i8_a_renewed_identity_that_cannot_be_written_is_not_used_while_the_old_
     let (address, kept, place) = (broker.url().to_owned(), Arc::clone(&current), identity.clone());
     let mut renewal = Tasks::default();
     renewal.spawn("certificate", async move {
-        renew::keep_renewed(&address, &place, &kept, &never_ended(), &Notify::new()).await;
+        renew::keep_renewed(&address, &place, &kept, &none_tried(), &Notify::new()).await;
         Ok(())
     });
     let repeated = async {
@@ -416,7 +416,7 @@ fn keep_renewed(broker: &FakeBroker, identity: &Path, current: &Arc<renew::Curre
     let (address, current, place) = (broker.url().to_owned(), Arc::clone(current), identity.to_owned());
     let mut renewal = Tasks::default();
     renewal.spawn("certificate", async move {
-        renew::keep_renewed(&address, &place, &current, &never_ended(), &Notify::new()).await;
+        renew::keep_renewed(&address, &place, &current, &none_tried(), &Notify::new()).await;
         Ok(())
     });
     renewal
@@ -516,7 +516,7 @@ async fn i8_an_enrolment_that_was_cut_off_leaves_an_identity_or_none() {
     let (address, kept, place) = (broker.url().to_owned(), Arc::clone(&current), identity.clone());
     let mut renewal = Tasks::default();
     renewal.spawn("certificate", async move {
-        renew::keep_renewed(&address, &place, &kept, &never_ended(), &Notify::new()).await;
+        renew::keep_renewed(&address, &place, &kept, &none_tried(), &Notify::new()).await;
         Ok(())
     });
     let taken_up = current.subscribe().wait_for(Option::is_some).await.map(drop);
