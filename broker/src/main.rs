@@ -284,8 +284,16 @@ async fn execute(arguments: BrokerArguments) -> anyhow::Result<ExitCode> {
                 keep_source,
                 overwrite_incomplete,
             };
-            for (kind, count) in migrate::migrate(&config, options).await? {
+            let moved = migrate::migrate(&config, options).await?;
+            for (kind, count) in moved.counts {
                 writeln!(out, "{count} {kind}")?;
+            }
+            if moved.left_out > 0 {
+                let count = moved.left_out;
+                writeln!(
+                    out,
+                    "left out: {count} entries that no broker can have written; find out who can write the store"
+                )?;
             }
             writeln!(out, "the migration is complete")?;
         }

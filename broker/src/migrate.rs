@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use jiff::Timestamp;
 use postern_core::Invalid;
 use postern_store::redis::{Endpoint, RedisSettings};
-use postern_store::transfer::{Counts, MigrationOptions, Source, Target, transfer};
+use postern_store::transfer::{MigrationOptions, Moved, Source, Target, transfer};
 use postern_store::{Sealing, StoreError, embedded, redis};
 
 use crate::clock::Clock;
@@ -79,11 +79,11 @@ impl std::fmt::Display for StoreLocation {
     }
 }
 
-/// Moves every record, and returns the number of records of each kind. No broker may run on either store.
+/// Moves every record, and returns the numbers of them. No broker may run on either store.
 ///
 /// # Errors
 /// The source cannot be read, is broken or is written to meanwhile; the target is not empty or cannot be written to.
-pub async fn migrate(config: &BrokerConfig, options: MigrateCommand) -> anyhow::Result<Counts> {
+pub async fn migrate(config: &BrokerConfig, options: MigrateCommand) -> anyhow::Result<Moved> {
     let from = locate(config, options.from, options.from_password_file);
     let to = locate(config, options.to, options.to_password_file);
     let how = MigrationOptions {
@@ -98,29 +98,46 @@ pub async fn migrate(config: &BrokerConfig, options: MigrateCommand) -> anyhow::
     }
     let key = RecordsKeyFile::of(config);
     let sealing = key.load_or_make().context("cannot use the records key")?;
-    let mut source = source(&from, &sealing).await.with_context(|| format!("cannot open {from}"))?;
-    let mut target = target(&to, &sealing).await.with_context(|| format!("cannot open {to}"))?;
+    let mut source = open(&from, &sealing).await.with_context(|| format!("cannot open {from}"))?;
+    let mut target = open(&to, &sealing).await.with_context(|| format!("cannot open {to}"))?;
     let now = |last: Option<&postern_core::audit::AuditRecord>| {
         Clock::start(last.map_or(Timestamp::UNIX_EPOCH, |last| last.event.at)).now()
     };
-    let counts = transfer(source.as_mut(), target.as_mut(), &how, now)
+    let moved = transfer(source.source(), target.target(), &how, now)
         .await
         .with_context(|| format!("cannot move {from} to {to}"))?;
     key.settle()?;
-    Ok(counts)
+    Ok(moved)
 }
 
-async fn source(found: &StoreLocation, sealing: &Sealing) -> Result<Box<dyn Source>, StoreError> {
-    Ok(match found {
-        StoreLocation::File(path) => Box::new(embedded::Transfer::open(path, sealing)?),
-        StoreLocation::Redis(settings) => Box::new(redis::Transfer::open(settings, sealing).await?),
-    })
+/// A store that is open for a migration.
+enum OpenedStore {
+    File(Box<embedded::Transfer>),
+    Redis(Box<redis::Transfer>),
 }
 
-async fn target(found: &StoreLocation, sealing: &Sealing) -> Result<Box<dyn Target>, StoreError> {
+impl OpenedStore {
+    fn source(&mut self) -> &mut dyn Source {
+        match self {
+            Self::File(store) => store.as_mut(),
+            Self::Redis(store) => store.as_mut(),
+        }
+    }
+
+    fn target(&mut self) -> &mut dyn Target {
+        match self {
+            Self::File(store) => store.as_mut(),
+            Self::Redis(store) => store.as_mut(),
+        }
+    }
+}
+
+async fn open(found: &StoreLocation, sealing: &Sealing) -> Result<OpenedStore, StoreError> {
     Ok(match found {
-        StoreLocation::File(path) => Box::new(embedded::Transfer::open(path, sealing)?),
-        StoreLocation::Redis(settings) => Box::new(redis::Transfer::open(settings, sealing).await?),
+        StoreLocation::File(path) => OpenedStore::File(Box::new(embedded::Transfer::open(path, sealing)?)),
+        StoreLocation::Redis(settings) => {
+            OpenedStore::Redis(Box::new(redis::Transfer::open(settings, sealing).await?))
+        }
     })
 }
 

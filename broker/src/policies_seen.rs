@@ -1,43 +1,40 @@
-//! The newest policies that this broker has seen: the highest generation, which it keeps in `data_dir/policies-seen`.
+//! The newest policies that this broker has seen: their manifest, which it keeps in `data_dir/policies-seen`.
 //!
-//! **The problem.** A store that is put back as a whole fits itself: policies that an administrator has replaced give rights again.
+//! **The problem.** A store that is put back as a whole fits itself: policies that an administrator has replaced give rights again. A store
+//! that has lost a policy and its manifest fits itself as well: a change of another policy would make that loss the rule, and hosts would
+//! lose their protection.
 //!
-//! **The rule.** The broker writes the generation of the policies into its own file, durably, before it answers a change of a policy, and within
-//! a second after a change by another broker. It reads no policies of a lower generation ([`postern_store::StoreError::PoliciesLost`]):
-//! requests are refused, and hosts keep their protection, until an administrator applies a policy, which gets a higher generation.
+//! **The rule.** The broker writes the manifest of the policies (the generation, and each policy's version and digest) into its own file,
+//! durably, before it answers a change of a policy, and within a second after a change by another broker. It reads no policies of a lower
+//! generation ([`postern_store::StoreError::PoliciesLost`]): requests are refused, and hosts keep their protection, until an administrator
+//! has applied or deleted each policy that differs. If the manifest in the store is lost, forged or older, a change goes on from the one in
+//! the file.
 //!
-//! **On failure.** A generation that was not written is tried again each second, and counts once it is written. A file that cannot be read stops
-//! the start. Without a file (a first start, a new `data_dir`) the broker takes the policies that it finds.
+//! **On failure.** A manifest that was not written is tried again each second, and counts once it is written. A file that cannot be read stops
+//! the start. Without a file (a first start, a new `data_dir`) the broker takes the policies that it finds. A file of an earlier version has
+//! the generation alone.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use postern_runtime::files;
-use postern_store::Store;
-use serde::{Deserialize, Serialize};
+use postern_store::{SeenPolicies, Store};
 use tokio::sync::Mutex;
 
 use crate::limits::log_due;
 
-/// The file with the generation.
+/// The file with the manifest.
 const FILE: &str = "policies-seen";
 
-/// The highest generation of policies that this broker has seen.
+/// The newest policies that this broker has seen.
 #[derive(Debug)]
 pub struct PoliciesSeen {
     path: PathBuf,
     /// The content of the file.
-    written: Mutex<Seen>,
-    /// The generation in the file at the start.
-    at_start: u64,
-}
-
-/// The content of the file.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Seen {
-    generation: u64,
+    written: Mutex<SeenPolicies>,
+    /// The content at the start.
+    at_start: SeenPolicies,
 }
 
 impl PoliciesSeen {
@@ -47,56 +44,56 @@ impl PoliciesSeen {
     /// The file cannot be read.
     pub fn load(data_dir: &Path) -> anyhow::Result<Self> {
         let path = data_dir.join(FILE);
-        let seen: Seen = match std::fs::read(&path) {
+        let seen: SeenPolicies = match std::fs::read(&path) {
             Ok(text) => serde_json::from_slice(&text).with_context(|| {
                 format!(
                     "{} is malformed; compare the policies with your files, move it away, and start the broker again",
                     path.display()
                 )
             })?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Seen::default(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => SeenPolicies::default(),
             Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
         };
-        Ok(Self { path, written: Mutex::new(seen), at_start: seen.generation })
+        Ok(Self { path, written: Mutex::new(seen.clone()), at_start: seen })
     }
 
     /// Has the store refuse policies that are older than those of the file.
     pub fn tell(&self, store: &Store) {
-        store.has_seen(self.at_start);
+        store.has_seen(&self.at_start);
     }
 
-    /// Looks at the policies of the store, and writes their generation durably if it is higher than any before.
+    /// Looks at the policies of the store, and writes their manifest durably if its generation is higher than any before.
     ///
     /// # Errors
     /// The file cannot be written, which is logged; nothing is lost if the caller looks again.
     pub async fn look(&self, store: &Store) -> anyhow::Result<()> {
         let mut written = self.written.lock().await;
-        let generation = match store.durable_generation().await {
-            Ok(generation) => generation,
+        let found = match store.durable_manifest().await {
+            Ok(manifest) => SeenPolicies::from(manifest.unwrap_or_default()),
             // A store that does not answer is shown as that, and a forged manifest by each read of the policies.
             Err(_) => return Ok(()),
         };
-        if generation > written.generation {
-            let seen = Seen { generation };
-            self.write(seen).inspect_err(|error| {
+        let is_whole = found.generation == written.generation && written.policies.is_none();
+        if found.generation > written.generation || (is_whole && found.generation > 0) {
+            self.write(&found).inspect_err(|error| {
                 if let Some(omitted) = log_due("policies that are seen") {
                     let error = format!("{error:#}");
                     tracing::error!(
                         error,
                         omitted,
-                        "the broker cannot keep the generation of the policies, will retry"
+                        "the broker cannot keep the manifest of the policies, will retry"
                     );
                 }
             })?;
-            *written = seen;
+            *written = found;
         }
         // Also if another store of this process has told of it.
-        store.has_seen(written.generation);
+        store.has_seen(&written);
         Ok(())
     }
 
-    fn write(&self, seen: Seen) -> anyhow::Result<()> {
-        files::replace_durably_for_owner_of_dir(&self.path, &serde_json::to_vec(&seen)?, files::PRIVATE)
+    fn write(&self, seen: &SeenPolicies) -> anyhow::Result<()> {
+        files::replace_durably_for_owner_of_dir(&self.path, &serde_json::to_vec(seen)?, files::PRIVATE)
             .with_context(|| format!("cannot write {}", self.path.display()))
     }
 }
@@ -144,6 +141,12 @@ mod tests {
         store.commit(change.audit(AuditEvent::done(at(0), "a test", "policy.put"))).await.unwrap();
         seen.look(&store).await.unwrap();
         assert_eq!((store.policies().await.unwrap().len(), store.seen_generation()), (1, 4));
+
+        // A file of an earlier version has the generation alone, and gets the rest.
+        std::fs::write(&seen.path, r#"{"generation":4}"#).unwrap();
+        let earlier = PoliciesSeen::load(dir.path()).unwrap();
+        earlier.look(&store).await.unwrap();
+        assert!(std::fs::read_to_string(&seen.path).unwrap().contains("usual"), "with the policies");
 
         std::fs::write(&seen.path, "half of a").unwrap();
         let error = format!("{:#}", PoliciesSeen::load(dir.path()).unwrap_err());

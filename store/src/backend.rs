@@ -42,8 +42,9 @@ pub trait Backend: Send + Sync + 'static {
     /// Returns every document of a kind, in the order of the keys' text.
     async fn list(&self, kind: Kind) -> Result<Vec<Document>, StoreError>;
 
-    /// Returns the documents in a range of an index.
-    async fn range(&self, kind: Kind, range: Range<'_>) -> Result<Vec<Document>, StoreError>;
+    /// Returns the documents in a range of an index. The next page begins after the key that it names ([`Range::after`], or
+    /// [`Range::before`] in descending order), and every page ends: another program may have written keys that are no text.
+    async fn range(&self, kind: Kind, range: Range<'_>) -> Result<DocumentPage, StoreError>;
 
     /// Returns up to about `limit` documents of a kind, in no order, from the beginning or from the end of another
     /// page. Every document that is there from the first page to the last is on one of them.
@@ -96,7 +97,7 @@ pub struct Range<'a> {
     pub after: Option<&'a str>,
     /// Only the documents whose keys are less than this one; for paging.
     pub before: Option<&'a str>,
-    /// The most documents to return.
+    /// The most documents to return; one more after keys that are no text.
     pub limit: usize,
 }
 
@@ -139,7 +140,9 @@ pub struct SnapshotQuery<'a> {
     pub index: &'a str,
     /// The kind of which every document is read.
     pub whole: Kind,
-    /// The kind and the key of the one document that is read besides.
+    /// The kind and the key of a document that is read at the same instant.
+    pub beside: (Kind, &'a str),
+    /// The kind and the key of the one document that may be newer.
     pub one: (Kind, &'a str),
 }
 
@@ -150,6 +153,8 @@ pub struct Snapshot {
     pub indexed: Vec<Document>,
     /// The documents of the whole kind, in the order of their keys.
     pub whole: Vec<Document>,
+    /// The document that was read at the same instant, if it exists.
+    pub beside: Option<Document>,
     /// The single document, if it exists.
     pub one: Option<Document>,
     /// The number of the last audit record at that instant.

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use postern_core::audit::{AuditEvent, Head};
 
 use crate::coordination::Lease;
+use crate::document::shown;
 use crate::error::StoreError;
 use crate::indexes::Indexes;
-use crate::kind::{Kind, Version};
+use crate::kind::{Kind, Version, next_version};
 
 /// The bytes of an audit record besides its details.
 const AUDIT_LINE: usize = 512;
@@ -86,7 +87,7 @@ pub struct Requirement {
 impl Requirement {
     /// Names the record, for an error.
     pub fn subject(&self) -> String {
-        (self.subject)(&self.key)
+        (self.subject)(&shown(&self.key))
     }
 }
 
@@ -108,15 +109,16 @@ pub struct Write {
 impl Write {
     /// Names the record, for an error.
     pub fn subject(&self) -> String {
-        (self.subject)(&self.key)
+        (self.subject)(&shown(&self.key))
     }
 
     /// Returns the version of the record after this write, for a record that has this version before it.
     ///
     /// `found` is none if there is no such record. `last` is the version of the record before it was deleted, if it was.
     pub(crate) fn version_after(&self, found: Option<Version>, last: Version) -> Option<Version> {
+        let last = self.kind.last_version(found, last);
         let may_be_made = self.expect.holds(found, last) && (self.put.is_some() || found.is_some());
-        may_be_made.then_some(last + 1)
+        may_be_made.then(|| next_version(last))
     }
 }
 
@@ -163,6 +165,15 @@ impl Expect {
             Self::AbsentAfter(version) => found.is_none() && last == version,
             Self::Version(version) => found == Some(version),
             Self::Any => true,
+        }
+    }
+
+    /// Returns the version that a record of this kind has after a write under this condition; none if the condition does not say it.
+    pub fn version_after(self, kind: Kind) -> Option<Version> {
+        match self {
+            Self::Version(version) | Self::AbsentAfter(version) => Some(next_version(version)),
+            Self::Absent if !kind.keeps_versions => Some(1),
+            Self::Absent | Self::Any => None,
         }
     }
 }

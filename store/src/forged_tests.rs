@@ -8,7 +8,7 @@ use crate::record::Record;
 use crate::testing::builders::{a_grant, a_policy, at, name, start};
 use crate::testing::conformance::Leasing;
 use crate::transaction::Transaction;
-use crate::{ALL, AgentRecord, Expect, GrantQuery, Range, TokenHash, TokenRecord};
+use crate::{ALL, AgentRecord, Expect, GrantQuery, Range, SeenPolicies, TokenHash, TokenRecord};
 
 /// A database, and a program that can write it.
 pub(crate) trait Attacked {
@@ -24,6 +24,10 @@ pub(crate) trait Attacked {
     async fn lose(&self, kind: &str, key: &str);
     /// Puts a document into an index.
     async fn enter(&self, kind: &str, index: &str, key: &str);
+    /// Writes a document whose key and content are no text.
+    async fn write_raw(&self, kind: &str, key: &[u8], content: &[u8]);
+    /// Puts a document into indexes.
+    async fn enter_raw(&self, kind: &str, indexes: &[&str], key: &[u8]);
 }
 
 fn event() -> AuditEvent {
@@ -73,6 +77,10 @@ pub(crate) async fn run<A: Attacked>(make: impl AsyncFn() -> A) {
     forged_records_are_found_apart_and_can_be_deleted(make().await).await;
     policies_that_are_lost_or_brought_back_are_noticed(make().await).await;
     the_last_version_is_found_for_each_way_of_writing(make().await).await;
+    a_policy_that_comes_again_with_its_version_is_noticed(make().await).await;
+    a_manifest_that_is_lost_or_forged_is_not_made_from_what_is_left(make().await).await;
+    records_that_are_written_over_are_readable(make().await).await;
+    keys_and_texts_that_are_no_text_hide_nothing(make().await).await;
 }
 
 async fn a_forged_grant_opens_nothing_and_others_go_on<A: Attacked>(db: A) {
@@ -268,10 +276,12 @@ async fn policies_that_are_lost_or_brought_back_are_noticed<A: Attacked>(db: A) 
     // A whole older store fits itself, and this broker has seen newer policies.
     let opened = db.open().await;
     let store = opened.store();
-    assert_eq!(store.durable_generation().await.unwrap(), 6);
-    store.has_seen(6);
+    let generation = async || store.durable_manifest().await.unwrap().unwrap().generation;
+    let seen = |generation| SeenPolicies { generation, policies: None };
+    assert_eq!(generation().await, 6);
+    store.has_seen(&seen(6));
     assert_eq!(store.policies().await.unwrap().len(), 2);
-    store.has_seen(9);
+    store.has_seen(&seen(9));
     let target: TargetId = "host:vm-1".parse().unwrap();
     let lease = opened.lease(&target).await;
     for _ in 0..2 {
@@ -281,12 +291,146 @@ async fn policies_that_are_lost_or_brought_back_are_noticed<A: Attacked>(db: A) 
             "{refused}"
         );
         assert!(store.snapshot(&lease).await.unwrap().policies.is_err());
-        assert_eq!(store.policies_to_compare().await.unwrap().len(), 2);
+        let compared = store.policies_to_compare().await.unwrap();
+        assert!(compared.policies.len() == 2 && compared.trouble.is_some());
     }
     store.commit(put().audit(event())).await.unwrap();
-    assert_eq!(store.durable_generation().await.unwrap(), 10, "past what this broker has seen");
+    assert_eq!(generation().await, 10, "past what this broker has seen");
     assert_eq!(store.policies().await.unwrap().len(), 2);
     assert_eq!(store.snapshot(&lease).await.unwrap().policies.unwrap().generation, 10);
+}
+
+/// The versions of a policy begin again once the database has lost what the deleted one left.
+async fn a_policy_that_comes_again_with_its_version_is_noticed<A: Attacked>(db: A) {
+    let change = async |change: Transaction| {
+        db.open().await.store().commit(change.audit(event())).await.unwrap();
+    };
+    let put = |on: &str| Transaction::default().put_policy(a_policy().on(on).build(), Expect::Any);
+    change(put("host:vm-1")).await;
+    let (version, old) = db.read("policies", "usual").await;
+    change(Transaction::default().delete_policy(&name("usual"))).await;
+    db.lose("policies", "usual").await;
+    change(put("host:vm-2")).await;
+    let (again, new) = db.read("policies", "usual").await;
+    assert_eq!((version, again), (1, 1));
+    assert_eq!(db.open().await.store().policies().await.unwrap().len(), 1);
+    db.write("policies", "usual", "1", &old).await;
+    let opened = db.open().await;
+    let refused = opened.store().policies().await.unwrap_err().to_string();
+    assert!(refused.contains("the policy usual has version 1, but not the text"), "{refused}");
+    let target: TargetId = "host:vm-1".parse().unwrap();
+    assert!(opened.store().snapshot(&opened.lease(&target).await).await.unwrap().policies.is_err());
+    drop(opened);
+    db.write("policies", "usual", "1", &new).await;
+    assert_eq!(db.open().await.store().policies().await.unwrap().len(), 1);
+}
+
+/// What this broker has seen last is what was kept, whatever the store says.
+async fn a_manifest_that_is_lost_or_forged_is_not_made_from_what_is_left<A: Attacked>(db: A) {
+    fill(db.open().await.store()).await;
+    let manifest = db.open().await.store().durable_manifest().await.unwrap().unwrap();
+    let (version, text) = db.read("manifests", "policies").await;
+    for is_forged in [false, true] {
+        db.lose("policies", "usual").await;
+        if is_forged {
+            db.write("manifests", "policies", &version.to_string(), &text.replace("usual", "other")).await;
+        } else {
+            db.lose("manifests", "policies").await;
+        }
+        let opened = db.open().await;
+        let store = opened.store();
+        store.has_seen(&manifest.clone().into());
+        assert!(store.has_lost_policy(&name("usual")).await.unwrap());
+        let other = a_policy().named("other").on("host:other").build();
+        let over = Transaction::default().put_policy(other, Expect::Any).audit(event());
+        store.commit(over).await.unwrap();
+        let refused = store.policies().await.unwrap_err().to_string();
+        assert!(refused.contains("the policy usual is missing"), "{refused}");
+        let again = Transaction::default().put_policy(a_policy().build(), Expect::Any).audit(event());
+        store.commit(again).await.unwrap();
+        assert_eq!(store.policies().await.unwrap().len(), 2);
+    }
+}
+
+/// A broker can read what it writes over whatever another program has left.
+async fn records_that_are_written_over_are_readable<A: Attacked>(db: A) {
+    // The broker makes the database.
+    drop(db.open().await);
+    let grants: Vec<Grant> = (1..=4).map(|number| a_grant().number(number).build()).collect();
+    for (grant, (version, text)) in grants.iter().zip([
+        // No text is what a deleted record of a kind that keeps its versions leaves.
+        ("5", ""),
+        ("999999999999998", "junk"),
+        ("999999999999999", "junk"),
+        ("999999999999999999999", "junk"),
+    ]) {
+        db.write("grants", &grant.id.to_string(), version, text).await;
+        let opened = db.open().await;
+        let store = opened.store();
+        let (before, expect) = store.to_replace::<Grant>(&grant.id).await.unwrap();
+        assert_eq!((before, expect == Expect::Absent), (None, text.is_empty()), "{version}");
+        let written = expect.version_after(Grant::KIND).unwrap();
+        store.commit(Transaction::default().put_grant(grant.clone(), expect).audit(event())).await.unwrap();
+        let found = store.grant(grant.id).await.unwrap().unwrap();
+        assert_eq!((&found.record, found.version), (grant, written), "{version} {text}");
+        let again = Transaction::default().put_grant(grant.clone(), Expect::Version(found.version));
+        store.commit(again.audit(event())).await.unwrap();
+        assert_eq!(&store.grant(grant.id).await.unwrap().unwrap().record, grant);
+    }
+}
+
+async fn keys_and_texts_that_are_no_text_hide_nothing<A: Attacked>(db: A) {
+    let [first, second] = fill(db.open().await.store()).await;
+    for number in 0..20_u8 {
+        // Before the first grant, between the two and after both.
+        for start in [&b"0"[..], first.id.to_string().as_bytes(), b"z"] {
+            let key = [start, b"\xff\x1b[2J", &[number]].concat();
+            db.write_raw("grants", &key, b"1 \xff").await;
+            db.enter_raw("grants", &["all", "open", "on:host:vm-1", "on:host:vm-1 open"], &key).await;
+        }
+    }
+    db.write_raw("agents", b"host:vm-9", b"1 \xfe").await;
+    db.write_raw("tokens", b"\xfe", b"1 \xfe").await;
+    let opened = db.open().await;
+    let store = opened.store();
+    let target: TargetId = "host:vm-1".parse().unwrap();
+    let ids =
+        |found: Vec<crate::Versioned<Grant>>| found.into_iter().map(|it| it.record.id).collect::<Vec<_>>();
+    for limit in [1, 2, 7, 1000] {
+        let query = GrantQuery { limit, ..GrantQuery::default() };
+        let found = ids(store.grants(query).await.unwrap());
+        assert_eq!(found, [second.id, first.id][..limit.min(2)], "{limit}");
+        let (mut found, mut after) = (Vec::new(), None);
+        loop {
+            let range = Range { after: after.as_deref(), limit, ..Range::all("on:host:vm-1") };
+            let page = store.page::<Grant>(range).await.unwrap();
+            found.extend(ids(page.records));
+            after = page.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        assert_eq!(found, [first.id, second.id], "{limit}");
+    }
+    assert!(store.has_grant_on(&target).await.unwrap());
+    assert_eq!(ids(store.open_grants().await.unwrap()), [first.id, second.id]);
+    let lease = opened.lease(&target).await;
+    assert_eq!(ids(store.snapshot(&lease).await.unwrap().grants), [first.id, second.id]);
+    assert_eq!(store.agents().await.unwrap().len(), 1);
+    assert_eq!(store.token(&TokenHash([7; 32])).await.unwrap(), Some(self::token()));
+    let mut from = None;
+    let mut scanned = 0;
+    loop {
+        let page = store.scan::<Grant>(from.as_deref(), 5).await.unwrap();
+        scanned += page.found.len();
+        from = page.next;
+        if from.is_none() {
+            break;
+        }
+    }
+    assert_eq!(scanned, 2);
+    let met = store.forgeries().take();
+    assert!(!met.names.is_empty() && met.names.iter().all(|name| !name.contains('\u{1b}')), "{met:?}");
 }
 
 async fn nothing_enrols_with_a_forged_agent_or_token<A: Attacked>(db: A) {

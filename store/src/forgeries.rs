@@ -6,10 +6,10 @@
 use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use crate::document::shown;
+
 /// The most forged records that are remembered.
 const MAX_REMEMBERED: usize = 256;
-/// The most characters of a record's name: a forged record has the key that its maker gave it.
-const MAX_NAME: usize = 80;
 
 /// The forged records that were met.
 #[derive(Debug, Default)]
@@ -39,7 +39,8 @@ pub struct NewForgeries {
 impl Forgeries {
     /// Remembers a forged record.
     pub(crate) fn note(&self, name: &str) {
-        let name: String = name.chars().take(MAX_NAME).collect();
+        // A forged record has the key that its maker gave it.
+        let name = shown(name);
         let mut met = self.lock();
         met.reads = met.reads.saturating_add(1);
         if met.names.contains(&name) {
@@ -116,7 +117,7 @@ mod tests {
         }
         let many = met.take();
         assert_eq!((many.names.len(), many.reads), (MAX_REMEMBERED - 1, 2 * MAX_REMEMBERED as u64));
-        assert!(many.names.iter().all(|name| name.chars().count() <= MAX_NAME));
+        assert!(many.names.iter().all(|name| name.chars().count() <= 301 && name.ends_with('…')));
         assert!(met.summary().unwrap().contains("more than 255 others"));
     }
 }

@@ -8,6 +8,12 @@ pub type Version = u64;
 /// The largest version that a broker writes: a database's own numbers hold it exactly. A larger one is another program's.
 pub(crate) const MAX_VERSION: Version = 999_999_999_999_999;
 
+/// Returns the version after this one. After [`MAX_VERSION`], which only another program can have reached, versions begin again, so
+/// that a broker can read what it writes over such a record.
+pub(crate) fn next_version(version: Version) -> Version {
+    if version < MAX_VERSION { version + 1 } else { 1 }
+}
+
 /// The last version of a document.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct LastVersion {
@@ -42,18 +48,10 @@ impl Kind {
     /// The name is not of lower-case letters, or a store uses it for something else. A kind is a constant, so that this stops the
     /// build.
     pub const fn new(name: &'static str, noun: &'static str) -> Self {
-        let letters = name.as_bytes();
-        assert!(!letters.is_empty(), "a kind has a name");
-        let mut at = 0;
-        while at < letters.len() {
-            assert!(letters[at].is_ascii_lowercase(), "the name of a kind has lower-case letters alone");
-            at += 1;
-        }
-        let mut at = 0;
-        while at < RESERVED.len() {
-            assert!(!is_same(letters, RESERVED[at].as_bytes()), "the store uses this name itself");
-            at += 1;
-        }
+        assert!(
+            is_kind_name(name),
+            "the name of a kind has lower-case letters alone, and no store uses it itself"
+        );
         Self { name, noun, keeps_versions: false, is_announced: false, is_sealed: false, is_whole: false }
     }
 
@@ -61,6 +59,12 @@ impl Kind {
     #[must_use]
     pub const fn keeping_versions(self) -> Self {
         Self { keeps_versions: true, ..self }
+    }
+
+    /// Returns the last version of a record as a write counts on from it. `found` is the version of a record that is there. A version
+    /// that a record of a kind that keeps none seems to have left is another program's, and counts for nothing.
+    pub(crate) fn last_version(self, found: Option<Version>, last: Version) -> Version {
+        if found.is_none() && !self.keeps_versions { 0 } else { last }
     }
 
     /// Has the events of commits name the records.
@@ -106,6 +110,26 @@ const RESERVED: [&str; 20] = [
     "upgrading",
 ];
 
+/// Reports whether a kind can have this name. Another program may have written others into the database.
+pub(crate) const fn is_kind_name(name: &str) -> bool {
+    let letters = name.as_bytes();
+    let mut at = 0;
+    while at < letters.len() {
+        if !letters[at].is_ascii_lowercase() {
+            return false;
+        }
+        at += 1;
+    }
+    let mut at = 0;
+    while at < RESERVED.len() {
+        if is_same(letters, RESERVED[at].as_bytes()) {
+            return false;
+        }
+        at += 1;
+    }
+    !letters.is_empty()
+}
+
 const fn is_same(one: &[u8], other: &[u8]) -> bool {
     let mut at = 0;
     while at < one.len() && at < other.len() && one[at] == other[at] {
@@ -144,5 +168,10 @@ mod tests {
             catch_unwind(|| Kind::new(bad, "grant")).unwrap_err();
         }
         assert_eq!(Kind::new("grants", "grant").name, "grants");
+    }
+
+    #[test]
+    fn a_version_after_the_largest_one_begins_again() {
+        assert_eq!([0, 1, MAX_VERSION - 1, MAX_VERSION].map(next_version), [1, 2, MAX_VERSION, 1]);
     }
 }

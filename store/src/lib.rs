@@ -47,6 +47,7 @@ mod forgeries;
 mod headroom;
 mod indexes;
 mod kind;
+mod paging;
 mod record;
 mod records;
 pub mod redis;
@@ -77,7 +78,9 @@ pub use records::agent::{AgentRecord, Ban, CloneAlarm, Forgotten};
 pub use records::grant::{GrantQuery, TargetSnapshot};
 pub use records::intermediate::RevokedIntermediate;
 pub use records::issued::{IssuedCertificate, IssuedPrincipal};
-pub use records::manifest::{KeptPolicies, PolicyManifest, TheManifest};
+pub use records::manifest::{
+    ComparedPolicies, KeptPolicies, PolicyManifest, PolicyMark, SeenPolicies, TheManifest,
+};
 pub use records::request::{RequestKey, RequestRecord};
 pub use records::revocation::{Revocation, RevokedProof};
 pub use records::token::{TokenHash, TokenRecord};

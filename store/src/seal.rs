@@ -22,8 +22,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use data_encoding::{BASE64URL_NOPAD, HEXLOWER};
-use ring::hmac;
 use ring::rand::{SecureRandom as _, SystemRandom};
+use ring::{digest as hash, hmac};
 
 use crate::error::StoreError;
 use crate::kind::Version;
@@ -188,6 +188,11 @@ pub(crate) fn has_seal(text: &str) -> bool {
 /// Returns the record's text without a check of its seal, for an upgrade that seals it again.
 pub(crate) fn without_seal(text: &str) -> &str {
     parts(text).map_or(text, |(_, body)| body)
+}
+
+/// Returns the SHA-256 of a record's text without its seal, in hexadecimal: the same in every store, as a migration changes seals alone.
+pub(crate) fn digest(text: &str) -> String {
+    HEXLOWER.encode(hash::digest(&hash::SHA256, without_seal(text).as_bytes()).as_ref())
 }
 
 fn parts(text: &str) -> Option<(&str, &str)> {

@@ -11,9 +11,10 @@ use postern_core::Policy;
 use crate::backend::Backend;
 use crate::batch::{Batch, Expect, Write};
 use crate::error::StoreError;
-use crate::kind::{Kind, LastVersion, Version};
+use crate::kind::{Kind, LastVersion, next_version};
 use crate::record::Record as _;
-use crate::seal::{Sealed, Sealer};
+use crate::records::manifest::PolicyMark;
+use crate::seal::{Sealed, Sealer, digest};
 
 /// A batch with seals.
 #[derive(Debug)]
@@ -21,8 +22,8 @@ pub(crate) struct SealedBatch {
     pub(crate) batch: Batch,
     /// The versions that were read for it, in the order of the writes.
     pub(crate) read: Vec<LastVersion>,
-    /// The policies that it puts with their versions after it, and those that it deletes.
-    pub(crate) policies: BTreeMap<String, Option<Version>>,
+    /// The policies that it puts, as they are after it, and those that it deletes.
+    pub(crate) policies: BTreeMap<String, Option<PolicyMark>>,
 }
 
 /// Reports whether every seal of the batch can be made without a look at the store.
@@ -65,7 +66,9 @@ pub(crate) async fn seal(
             (_, None) => {
                 let before = backend.last_version(write.kind, &write.key).await?;
                 read.push(before);
-                after(write, before)
+                let found = before.is_there.then_some(before.version);
+                let version = write.kind.last_version(found, before.version);
+                after(write, LastVersion { version, ..before })
             }
         };
         if let Some(put) = &mut write.put {
@@ -75,8 +78,9 @@ pub(crate) async fn seal(
         known.insert(place, after);
     }
     let policies = batch.writes.iter().filter(|write| write.kind == Policy::KIND).map(|write| {
-        let after = known.get(&(write.kind.name, write.key.clone())).filter(|_| write.put.is_some());
-        (write.key.clone(), after.map(|after| after.version))
+        let after = known.get(&(write.kind.name, write.key.clone())).zip(write.put.as_ref());
+        let mark = after.map(|(after, put)| PolicyMark { version: after.version, digest: digest(&put.body) });
+        (write.key.clone(), mark)
     });
     let policies = policies.collect();
     Ok(SealedBatch { batch, read, policies })
@@ -84,12 +88,7 @@ pub(crate) async fn seal(
 
 /// Returns the version that a put gives its record, if the put says it.
 fn version_of(write: &Write) -> Option<u64> {
-    match write.expect {
-        Expect::Version(version) => Some(version + 1),
-        Expect::AbsentAfter(version) => Some(version + 1),
-        Expect::Absent if !write.kind.keeps_versions => Some(1),
-        Expect::Absent | Expect::Any => None,
-    }
+    write.expect.version_after(write.kind)
 }
 
 /// Makes a write depend on the version before it, and returns the one after it.
@@ -103,8 +102,8 @@ fn after(write: &mut Write, before: LastVersion) -> LastVersion {
             Expect::Any => Expect::Version(before.version),
             Expect::Version(version) => Expect::Version(version),
         };
-        return LastVersion { version: before.version + 1, is_there: true };
+        return LastVersion { version: next_version(before.version), is_there: true };
     }
-    let kept = if write.kind.keeps_versions { before.version + 1 } else { 0 };
+    let kept = if write.kind.keeps_versions { next_version(before.version) } else { 0 };
     LastVersion { version: kept, is_there: false }
 }

@@ -1,12 +1,14 @@
 //! The store as a use case sees it: records by their types, over a backend that knows none.
 
-use std::sync::Arc;
+use std::borrow::Borrow;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use postern_core::audit::Head;
 use postern_core::{Name, Policy};
 
-use crate::backend::{Backend, Range};
+use crate::backend::{Backend, DocumentPage, Range};
 use crate::batch::{Batch, Expect};
 use crate::body::corrupt;
 use crate::document::Document;
@@ -16,13 +18,15 @@ use crate::forgeries::Forgeries;
 use crate::headroom::{Headroom, Reserve, RoomStatus};
 use crate::kind::LastVersion;
 use crate::record::{ForgedRecord, Found, FoundPage, Record, RecordPage, Versioned};
-use crate::records::manifest::{KeptPolicies, MAX_FOLLOWED, PolicyManifest, TheManifest};
+use crate::records::manifest::{
+    ComparedPolicies, KeptPolicies, MAX_FOLLOWED, PolicyManifest, PolicyMark, SeenPolicies, TheManifest,
+};
 use crate::seal::Sealer;
 use crate::sealed_batch::{SealedBatch, says_its_versions, seal, seal_as_said};
 use crate::transaction::Transaction;
 
-/// The number of times that the manifest of the policies is read again if it does not fit them.
-const MANIFEST_READS: usize = 3;
+/// The most reads of the policies that others change meanwhile.
+const MANIFEST_READS: usize = 50;
 
 /// A store of records and the audit log. Cheap to clone.
 ///
@@ -35,8 +39,8 @@ pub struct Store {
     forgeries: Arc<Forgeries>,
     /// The highest generation of policies that an agent has followed.
     followed: Arc<AtomicU64>,
-    /// The highest generation of policies that this broker has seen.
-    seen: Arc<AtomicU64>,
+    /// The newest policies that this broker has seen.
+    seen: Arc<RwLock<Arc<SeenPolicies>>>,
 }
 
 impl std::fmt::Debug for Store {
@@ -130,16 +134,12 @@ impl Store {
             return Ok((batch, read));
         }
         let last = self.backend.last_version(PolicyManifest::KIND, &TheManifest.to_string()).await?;
-        let mut manifest = match self.genuine::<PolicyManifest>(&TheManifest).await? {
-            Some(manifest) => manifest.record,
-            // The policies of a store that has no manifest yet.
-            None => self.manifest_of_what_is_there().await?,
-        };
+        let mut manifest = self.manifest_to_change().await?;
         let expect = if last.is_there { Expect::Version(last.version) } else { Expect::Absent };
         read.push(last);
-        for (name, version) in policies {
+        for (name, mark) in policies {
             let parsed: Name = name.parse().map_err(|source| corrupt("policy", source))?;
-            if version.is_none() && manifest.policies.contains_key(&parsed) {
+            if mark.is_none() && manifest.policies.contains_key(&parsed) {
                 // A policy that the store has lost is deleted in the manifest alone.
                 let there = self.backend.last_version(Policy::KIND, &name).await?;
                 read.push(there);
@@ -147,8 +147,8 @@ impl Store {
                     there.is_there || write.kind != Policy::KIND || write.key != name || write.put.is_some()
                 });
             }
-            match version {
-                Some(version) => drop(manifest.policies.insert(parsed, version)),
+            match mark {
+                Some(mark) => drop(manifest.policies.insert(parsed, mark)),
                 None => drop(manifest.policies.remove(&parsed)),
             }
         }
@@ -159,11 +159,32 @@ impl Store {
         Ok((batch, read))
     }
 
-    async fn manifest_of_what_is_there(&self) -> Result<PolicyManifest, StoreError> {
+    /// Returns the manifest from which a change of a policy goes on: that of the store, unless it is forged, lost or older than the one
+    /// that this broker has seen.
+    async fn manifest_to_change(&self) -> Result<PolicyManifest, StoreError> {
+        let seen = self.seen();
+        let stored = self.genuine::<PolicyManifest>(&TheManifest).await?.map(|stored| stored.record);
+        let is_current = stored.as_ref().is_some_and(|stored| seen.check(stored).is_ok());
+        let mut manifest = match (stored, seen.manifest()) {
+            (Some(stored), _) if is_current => stored,
+            (_, Some(seen)) => seen,
+            (Some(stored), None) => stored,
+            // The policies of a store that has no manifest yet.
+            (None, None) => {
+                let policies = self.marks_of_genuine().await?;
+                return Ok(PolicyManifest { generation: 0, policies });
+            }
+        };
+        if manifest.lacks_digests() {
+            manifest.complete(&self.marks_of_genuine().await?);
+        }
+        Ok(manifest)
+    }
+
+    async fn marks_of_genuine(&self) -> Result<BTreeMap<Name, PolicyMark>, StoreError> {
         let found = self.backend.list(Policy::KIND).await?;
-        let genuine = found.iter().filter_map(|document| document.versioned::<Policy>(&self.sealer).ok());
-        let policies = genuine.map(|policy| (policy.record.name, policy.version)).collect();
-        Ok(PolicyManifest { generation: 0, policies })
+        let genuine = found.iter().filter_map(|it| Some((it, it.versioned::<Policy>(&self.sealer).ok()?)));
+        Ok(marks_of(genuine))
     }
 
     /// Returns every policy with the generation of their manifest.
@@ -172,59 +193,71 @@ impl Store {
     /// The store failed, or [`StoreError::Forged`] or [`StoreError::PoliciesLost`] if they are not those that were kept last.
     pub(crate) async fn kept_policies(&self) -> Result<KeptPolicies, StoreError> {
         // Before the read: what is read after it is no older, unless the store went back.
-        let seen = self.seen_generation();
-        let kept = self.fitting_policies().await?;
-        is_not_older(kept.generation, seen)?;
-        Ok(kept)
-    }
-
-    /// Returns every policy with the generation of their manifest, also if this broker has seen newer ones.
-    ///
-    /// # Errors
-    /// As [`Self::kept_policies`], for policies that are not those of their manifest.
-    pub(crate) async fn fitting_policies(&self) -> Result<KeptPolicies, StoreError> {
-        let mut tries = 0;
-        loop {
-            let manifest = self.manifest().await?;
-            let policies = self.list::<Policy>().await?;
-            match manifest.check(&policies) {
-                Ok(()) => return Ok(KeptPolicies { generation: manifest.generation, policies }),
-                // Another broker may have changed one between the two reads.
-                Err(_) if tries < MANIFEST_READS => tries += 1,
-                Err(error) => return Err(error),
+        let seen = self.seen();
+        let mut manifest = self.stored_manifest().await?;
+        for _ in 0..MANIFEST_READS {
+            let documents = self.backend.list(Policy::KIND).await?;
+            let fitting = self.fitting(&documents, manifest.clone(), &seen);
+            if fitting.is_ok() {
+                return fitting;
             }
+            // The policies that were read between two reads of the same manifest are those of that manifest.
+            let later = self.stored_manifest().await?;
+            if later == manifest {
+                return fitting;
+            }
+            manifest = later;
         }
+        let reason = "the policies have changed during each of many reads";
+        Err(StoreError::Unavailable { source: reason.into() })
     }
 
-    /// Returns the manifest; one that names what is there if the store has none, for a store in which no policy was written since.
-    async fn manifest(&self) -> Result<PolicyManifest, StoreError> {
-        match self.get::<PolicyManifest>(&TheManifest).await? {
-            Some(manifest) => Ok(manifest.record),
-            None => self.manifest_of_what_is_there().await,
-        }
+    /// Returns the manifest in the store.
+    async fn stored_manifest(&self) -> Result<Option<PolicyManifest>, StoreError> {
+        Ok(self.get::<PolicyManifest>(&TheManifest).await?.map(|manifest| manifest.record))
     }
 
-    /// Checks policies that were read at one instant, and returns their generation. `seen` is [`Self::seen_generation`] before that read.
+    /// Checks policies and their manifest, which were read at one instant. `seen` is [`Self::seen`] before that read. Without a manifest
+    /// the policies are those that are there, of a store in which no policy was written since there are manifests.
     ///
     /// # Errors
-    /// They are not those that were kept last, or the manifest cannot be read.
-    pub(crate) async fn generation_of(
+    /// They are not those that were kept last, or one is forged.
+    pub(crate) fn fitting(
         &self,
-        policies: &[Versioned<Policy>],
-        seen: u64,
-    ) -> Result<u64, StoreError> {
-        let mut tries = 0;
-        loop {
-            let manifest = self.manifest().await?;
-            match manifest.check(policies) {
-                Ok(()) => {
-                    is_not_older(manifest.generation, seen)?;
-                    return Ok(manifest.generation);
-                }
-                Err(_) if tries < MANIFEST_READS => tries += 1,
-                Err(error) => return Err(error),
+        documents: &[Document],
+        manifest: Option<PolicyManifest>,
+        seen: &SeenPolicies,
+    ) -> Result<KeptPolicies, StoreError> {
+        let Sorted { records, .. } = self.sorted::<Policy>(documents, None)?;
+        let there = marks_of(records.iter().map(|(document, policy)| (*document, policy)));
+        let generation = match manifest {
+            Some(manifest) => {
+                manifest.check(&there)?;
+                seen.check(&manifest)?;
+                manifest.generation
             }
-        }
+            None => {
+                seen.check(&PolicyManifest { generation: 0, policies: there })?;
+                0
+            }
+        };
+        let policies = records.into_iter().map(|(_, policy)| policy).collect();
+        Ok(KeptPolicies { generation, policies })
+    }
+
+    /// Returns the genuine policies that are there, for an administrator who compares them, with what is wrong with them as a whole.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn policies_to_compare(&self) -> Result<ComparedPolicies, StoreError> {
+        let trouble = match Box::pin(self.kept_policies()).await {
+            Ok(KeptPolicies { policies, .. }) => return Ok(ComparedPolicies { policies, trouble: None }),
+            Err(error @ (StoreError::Forged { .. } | StoreError::PoliciesLost { .. })) => error.to_string(),
+            Err(error) => return Err(error),
+        };
+        let found = self.backend.list(Policy::KIND).await?;
+        let genuine = found.iter().filter_map(|document| document.versioned(&self.sealer).ok());
+        Ok(ComparedPolicies { policies: genuine.collect(), trouble: Some(trouble) })
     }
 
     /// Notes the generation of policies that an agent has followed: the next change of a policy gets a higher one.
@@ -234,32 +267,41 @@ impl Store {
         }
     }
 
-    /// Returns the generation of the policies; 0 if the store has none. It is as durable as an answered commit.
+    /// Returns the manifest of the policies; none if the store has none. It is as durable as an answered commit.
     ///
     /// # Errors
     /// The manifest cannot be read, or may be lost with the server that has it.
-    pub async fn durable_generation(&self) -> Result<u64, StoreError> {
+    pub async fn durable_manifest(&self) -> Result<Option<PolicyManifest>, StoreError> {
         let manifest = self.get_durable::<PolicyManifest>(&TheManifest).await?.into_inner();
-        Ok(manifest.map_or(0, |manifest| manifest.record.generation))
+        Ok(manifest.map(|manifest| manifest.record))
     }
 
-    /// Notes a generation of policies that this broker has seen: policies of a lower one are refused from now on
-    /// ([`StoreError::PoliciesLost`]), and the next change of a policy gets a higher one.
-    pub fn has_seen(&self, generation: u64) {
-        self.seen.fetch_max(generation, Ordering::SeqCst);
+    /// Notes policies that this broker has seen: policies of a lower generation are refused from now on
+    /// ([`StoreError::PoliciesLost`]), and the next change of a policy gets a higher one. Older ones than are noted change nothing.
+    pub fn has_seen(&self, policies: &SeenPolicies) {
+        let mut seen = self.seen.write().unwrap_or_else(PoisonError::into_inner);
+        let is_whole = policies.generation == seen.generation && seen.policies.is_none();
+        if policies.generation > seen.generation || is_whole {
+            *seen = Arc::new(policies.clone());
+        }
+    }
+
+    /// Returns the newest policies that this broker has seen.
+    pub(crate) fn seen(&self) -> Arc<SeenPolicies> {
+        Arc::clone(&self.seen.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Returns the highest generation of policies that this broker has seen; 0 if none.
     pub fn seen_generation(&self) -> u64 {
-        self.seen.load(Ordering::SeqCst)
+        self.seen().generation
     }
 
     /// Reports whether the store has lost a policy that is kept.
     ///
     /// # Errors
-    /// The manifest cannot be read.
+    /// The store failed.
     pub async fn has_lost_policy(&self, name: &Name) -> Result<bool, StoreError> {
-        let is_kept = self.manifest().await?.policies.contains_key(name);
+        let is_kept = self.manifest_to_change().await?.policies.contains_key(name);
         Ok(is_kept && self.genuine::<Policy>(name).await?.is_none())
     }
 
@@ -268,7 +310,8 @@ impl Store {
     /// # Errors
     /// The manifest cannot be read.
     pub async fn went_back_behind_agents(&self) -> Result<bool, StoreError> {
-        Ok(self.manifest().await?.generation < self.followed.load(Ordering::Relaxed))
+        let generation = self.stored_manifest().await?.map_or(0, |manifest| manifest.generation);
+        Ok(generation < self.followed.load(Ordering::Relaxed))
     }
 
     /// Returns the record with this key.
@@ -306,7 +349,12 @@ impl Store {
                 Ok((Some(found), expect))
             }
             Ok(None) => Ok((None, Expect::Absent)),
-            Err(StoreError::Forged { .. }) => Ok((None, Expect::Any)),
+            Err(StoreError::Forged { .. }) => {
+                // With its version: what another broker writes over it meanwhile is not written over.
+                let last = self.backend.last_version(R::KIND, &key.to_string()).await?;
+                let expect = if last.is_there { Expect::Version(last.version) } else { Expect::Absent };
+                Ok((None, expect))
+            }
             Err(error) => Err(error),
         }
     }
@@ -345,10 +393,8 @@ impl Store {
     /// # Errors
     /// As [`Self::list`].
     pub async fn page<R: Record>(&self, range: Range<'_>) -> Result<RecordPage<R>, StoreError> {
-        let found = self.backend.range(R::KIND, range).await?;
-        let next =
-            found.last().filter(|_| found.len() >= range.limit).map(|document| document.key.to_string());
-        let Sorted { records, forged } = self.sorted(&found, Some(range.index))?;
+        let DocumentPage { documents, next } = self.backend.range(R::KIND, range).await?;
+        let Sorted { records, forged } = self.sorted(&documents, Some(range.index))?;
         Ok(RecordPage { records: records.into_iter().map(|(_, record)| record).collect(), forged, next })
     }
 
@@ -360,6 +406,15 @@ impl Store {
     ) -> Result<Vec<Versioned<R>>, StoreError> {
         let sorted = self.sorted(documents, index)?;
         Ok(sorted.records.into_iter().map(|(_, record)| record).collect())
+    }
+
+    /// Returns the record of a document, if there is one.
+    pub(crate) fn of_document<R: Record>(
+        &self,
+        document: Option<&Document>,
+    ) -> Result<Option<R>, StoreError> {
+        let found = document.map(|document| self.noting(document.versioned(&self.sealer))).transpose()?;
+        Ok(found.map(|found| found.record))
     }
 
     /// Returns the records of the documents, each with its document, and the forged ones apart if the kind allows it.
@@ -471,15 +526,15 @@ impl Store {
     }
 }
 
-/// Checks that policies of this generation are no older than those that this broker has seen.
-fn is_not_older(generation: u64, seen: u64) -> Result<(), StoreError> {
-    if generation >= seen {
-        return Ok(());
-    }
-    let what = format!(
-        "they have generation {generation}, and this broker has seen generation {seen}, so the store went back"
-    );
-    Err(StoreError::PoliciesLost { what })
+/// Returns the marks of policies, each with its document.
+fn marks_of<'a, P: Borrow<Versioned<Policy>>>(
+    policies: impl Iterator<Item = (&'a Document, P)>,
+) -> BTreeMap<Name, PolicyMark> {
+    let mark = |(document, policy): (&Document, P)| {
+        let Versioned { record, version } = policy.borrow();
+        (record.name.clone(), PolicyMark { version: *version, digest: document.digest().into_owned() })
+    };
+    policies.map(mark).collect()
 }
 
 /// The records of documents, each with its document, and the forged ones apart.

@@ -1,11 +1,12 @@
 //! Moving a whole store into another: record by record as it is kept, with versions and the bytes of the audit log. Only seals are
-//! made again, as they name the tenant.
+//! made again, as they name the tenant. An entry that no broker can have written, as it has no version or is no text, stays behind: it
+//! counts for nothing, and must not keep a store from being moved.
 //!
 //! At no moment are there two stores that a broker would open: brokers refuse the target from its first record to its last,
 //! and the source is marked as moved before the target's mark is removed. A migration that stops in between leaves a target
 //! that can be filled again, and a source that can be read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
 use postern_core::audit::{AuditEvent, AuditRecord, Head, Verifier};
@@ -49,12 +50,23 @@ pub enum Item {
 pub struct Page {
     /// The records. The same record may come twice.
     pub items: Vec<Item>,
+    /// The keys of the entries that no broker can have written.
+    pub left_out: Vec<Vec<u8>>,
     /// The beginning of the next page; none after the last one.
     pub next: Option<String>,
 }
 
 /// The number of records in each part of a store. A source has in it every part that a migration moves.
 pub type Counts = BTreeMap<Part, u64>;
+
+/// A migration that was made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Moved {
+    /// The number of records that were moved, by part.
+    pub counts: Counts,
+    /// The number of entries that no broker can have written, and that stayed behind.
+    pub left_out: u64,
+}
 
 /// The store from which records are moved.
 #[async_trait]
@@ -131,17 +143,19 @@ pub async fn transfer(
     target: &mut dyn Target,
     how: &MigrationOptions,
     now: impl FnOnce(Option<&AuditRecord>) -> jiff::Timestamp,
-) -> Result<Counts, StoreError> {
+) -> Result<Moved, StoreError> {
     let Verified { base, head, last } = verify(source).await?;
-    let sent = source.counts().await?;
+    let mut sent = source.counts().await?;
+    let mut all_left_out = 0;
     target.begin(&how.from, how.overwrite_incomplete).await?;
     if base != Head::EMPTY {
         target.set_base(base).await?;
     }
-    for part in sent.keys() {
-        let mut from = None;
+    for (part, count) in &mut sent {
+        let (mut from, mut left_out) = (None, BTreeSet::new());
         loop {
             let page = source.page(part, from.as_deref()).await?;
+            left_out.extend(page.left_out);
             let items = page.items.into_iter().map(|item| resealed(item, source.sealer(), target.sealer()));
             let items = items.collect();
             target.put(items).await?;
@@ -150,6 +164,9 @@ pub async fn transfer(
                 break;
             }
         }
+        let left_out = u64::try_from(left_out.len()).unwrap_or(u64::MAX);
+        *count = count.saturating_sub(left_out);
+        all_left_out += left_out;
     }
     if source.head().await? != head {
         return Err(MigrationError::Changed.into());
@@ -172,7 +189,7 @@ pub async fn transfer(
         .with("records", sent.values().sum::<u64>());
     target.finish(&AuditRecord::following(&head, event)).await?;
     target.settle().await?;
-    Ok(sent)
+    Ok(Moved { counts: sent, left_out: all_left_out })
 }
 
 /// Returns a document with the seal of the target, which may have another tenant. One whose seal does not fit stays as it is, and

@@ -170,7 +170,7 @@ async fn migrate(source: &mut dyn Source, target: &mut dyn Target) -> u64 {
         overwrite_incomplete: false,
     };
     let now = |last: Option<&AuditRecord>| last.map_or(Timestamp::UNIX_EPOCH, |last| last.event.at);
-    let counts = transfer(source, target, &options, now).await.unwrap();
+    let counts = transfer(source, target, &options, now).await.unwrap().counts;
     counts[&Part::Records("badges".to_owned())]
 }
 

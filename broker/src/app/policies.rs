@@ -4,7 +4,7 @@ use postern_core::audit::AuditEvent;
 use postern_core::policy::PortRule;
 use postern_core::target::TargetSelector;
 use postern_core::{Layers, Name, Policy, Principal, Role};
-use postern_store::{Durable, Expect, StoreError, Transaction, Version, Versioned};
+use postern_store::{ComparedPolicies, Durable, Expect, StoreError, Transaction, Version, Versioned};
 
 use super::known_targets::known_targets;
 use super::{App, Caller, Error};
@@ -102,21 +102,27 @@ impl PolicyView {
     }
 }
 
-/// Returns one page of the policies that the caller may see, by name, and the start of the next page. A requester sees the
-/// limits of the policies under which it may request access, and no other policy.
+/// A page of policies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PolicyPage {
+    /// The policies, by name.
+    pub views: Vec<PolicyView>,
+    /// The start of the next page; none after the last one.
+    pub next: Option<Name>,
+    /// The trouble with the policies as a whole: some are missing from the list, forged, or older than those that were kept last.
+    pub trouble: Option<String>,
+}
+
+/// Returns one page of the policies that the caller may see. A requester sees the limits of the policies under which it may request
+/// access, and no other policy. Administrators and readers see those that are there also if a policy or the manifest is lost or forged.
 ///
 /// # Errors
-/// The store failed.
-pub async fn list(
-    app: &App,
-    caller: &Caller,
-    size: usize,
-    after: Option<&str>,
-) -> Result<(Vec<PolicyView>, Option<Name>), Error> {
+/// The store failed, or for a requester: the policies are not those that were kept last.
+pub async fn list(app: &App, caller: &Caller, size: usize, after: Option<&str>) -> Result<PolicyPage, Error> {
     // Of a store that went back an administrator compares the policies; under them no request is granted.
-    let policies = match caller.principal.role() {
+    let ComparedPolicies { policies, trouble } = match caller.principal.role() {
         Role::Administrator | Role::Reader => app.store.policies_to_compare().await?,
-        Role::Requester => app.store.policies().await?,
+        Role::Requester => ComparedPolicies { policies: app.store.policies().await?, trouble: None },
     };
     let policies = policies.into_iter();
     let mut views: Vec<PolicyView> = policies
@@ -126,7 +132,7 @@ pub async fn list(
     let more = views.len() > size;
     views.truncate(size);
     let next = views.last().filter(|_| more).map(|view| view.name().clone());
-    Ok((views, next))
+    Ok(PolicyPage { views, next, trouble })
 }
 
 /// Deletes a policy. Open grants run on to their end.

@@ -5,11 +5,13 @@
 mod known;
 
 use futures_util::{StreamExt as _, stream};
+use jiff::{SignedDuration, Timestamp};
 use postern_core::audit::AuditEvent;
 use postern_core::grant::IllegalTransition;
 use postern_core::{CertificateSerial, GrantId, GrantState, Justification, PrincipalKey};
 use postern_store::{
-    Durable, Expect, IssuedPrincipal, Revocation, RevokedProof, StoreError, Transaction, Versioned,
+    Durable, Expect, IssuedPrincipal, Record as _, Revocation, RevokedProof, StoreError, Transaction,
+    Versioned,
 };
 
 use super::{App, Caller, Error, access};
@@ -94,17 +96,22 @@ async fn revoke_principal(
         let issued = app.store.genuine::<IssuedPrincipal>(key).await?.map(|issued| issued.record);
         // A wall clock that was stepped back gives nothing back, and a certificate of a clock that was ahead is revoked as well.
         let issued = issued.into_iter().flat_map(|issued| issued.certificates.into_values());
-        let known = before.map(|before| before.record.at);
+        // Nor does a store that has lost the revocation which this broker knows: the new one is later, so that every broker takes it up.
+        let known = match before {
+            Some(before) => Some(before.record.at),
+            None => app.revocations.revoked_up_to(key).map(just_after),
+        };
         let at = issued.map(|certificate| certificate.issued_at).chain(known).fold(wall(), Ord::max);
         let revocation = revocation(caller, asked, at);
         let changes = Transaction::default().put_revocation(revocation.clone(), expect);
         let event =
             revoked_event(app, caller, asked).with("principal", key).with("keep_grants", asked.keep_grants);
-        let learned = Versioned { record: revocation.clone(), version: version_after(expect) };
+        let version = expect.version_after(Revocation::KIND).unwrap_or(1);
+        let learned = Versioned { record: revocation.clone(), version };
         match Durable::commit(&app.store, changes.audit(event), revocation).await {
             Ok(revocation) => {
                 tracing::info!(event = "principal.revoked", principal = %key, by = %caller.principal, "principal revoked");
-                app.revocations.learn([learned]);
+                app.revocations.learn_written(learned);
                 return Ok(revocation);
             }
             Err(StoreError::Conflict { .. }) => {}
@@ -123,7 +130,9 @@ async fn revoke_certificate(
     for _ in 0..MAX_ATTEMPTS {
         let (before, expect) = match app.store.durable_revocation(&asked.proof).await {
             Ok(before) => (before.transpose(), Expect::Absent),
-            Err(StoreError::Forged { .. }) => (None, Expect::Any),
+            Err(StoreError::Forged { .. }) => {
+                app.store.to_replace::<Revocation>(&asked.proof).await.map(|(_, expect)| (None, expect))?
+            }
             Err(error) => return Err(error.into()),
         };
         if let Some(before) = before {
@@ -136,7 +145,8 @@ async fn revoke_certificate(
         match Durable::commit(&app.store, changes, revocation.clone()).await {
             Ok(durable) => {
                 tracing::info!(event = "principal.revoked", %serial, by = %caller.principal, "certificate revoked");
-                app.revocations.learn([Versioned { record: revocation, version: 1 }]);
+                let version = expect.version_after(Revocation::KIND).unwrap_or(1);
+                app.revocations.learn_written(Versioned { record: revocation, version });
                 return Ok(durable);
             }
             Err(StoreError::Conflict { .. }) => {}
@@ -146,17 +156,12 @@ async fn revoke_certificate(
     Err(Error::Precondition { reason: format!("the revocation of {serial} changes too quickly; try again") })
 }
 
-fn revocation(caller: &Caller, asked: &RevocationRequest, at: jiff::Timestamp) -> Revocation {
+fn revocation(caller: &Caller, asked: &RevocationRequest, at: Timestamp) -> Revocation {
     Revocation { proof: asked.proof.clone(), by: caller.principal.clone(), at, reason: asked.reason.clone() }
 }
 
-/// Returns the version of a record after a write under this condition.
-fn version_after(expect: Expect) -> u64 {
-    match expect {
-        Expect::Version(version) => version + 1,
-        Expect::AbsentAfter(version) => version + 1,
-        Expect::Absent | Expect::Any => 1,
-    }
+fn just_after(at: Timestamp) -> Timestamp {
+    at.checked_add(SignedDuration::from_nanos(1)).unwrap_or(at)
 }
 
 fn revoked_event(app: &App, caller: &Caller, asked: &RevocationRequest) -> AuditEvent {

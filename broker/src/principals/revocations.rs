@@ -25,10 +25,20 @@ pub struct Revocations {
 
 #[derive(Debug, Default)]
 struct KnownRevocations {
-    principals: HashMap<PrincipalKey, (Timestamp, Version)>,
+    principals: HashMap<PrincipalKey, RevokedUpTo>,
     certificates: HashSet<CertificateSerial>,
     /// The public keys of intermediates.
     intermediates: HashSet<KeyHash>,
+    /// The number of revocations that this broker has written.
+    written: u64,
+}
+
+/// The revocation of a principal.
+#[derive(Debug, Clone, Copy)]
+struct RevokedUpTo {
+    at: Timestamp,
+    /// The version in the store; none if the store has lost it.
+    version: Option<Version>,
 }
 
 impl Revocations {
@@ -64,38 +74,76 @@ impl Revocations {
         });
     }
 
-    /// Returns the condition that the principal's revocation in the store is the one that this broker knows.
+    /// Returns the condition that the principal's revocation in the store is the one that this broker knows. If the store has lost it,
+    /// the condition is that it has none.
     pub fn as_known(&self, principal: &PrincipalKey) -> Expect {
         let known = self.known.borrow();
-        known.principals.get(principal).map_or(Expect::Absent, |(_, version)| Expect::Version(*version))
+        let version = known.principals.get(principal).and_then(|known| known.version);
+        version.map_or(Expect::Absent, Expect::Version)
     }
 
-    /// Learns revocations. One that is known in a later version stays as it is.
+    /// Returns the time up to which the proofs of a principal are revoked, if they are.
+    pub fn revoked_up_to(&self, principal: &PrincipalKey) -> Option<Timestamp> {
+        self.known.borrow().principals.get(principal).map(|known| known.at)
+    }
+
+    /// Learns revocations that were read. One that is known with a later time, or with the same in a later version, stays as it is.
     pub fn learn(&self, revocations: impl IntoIterator<Item = Versioned<Revocation>>) {
         // The write lock is for news alone: every call waits for it.
-        let is_news = |revocation: &Versioned<Revocation>| self.known.borrow().is_news(revocation);
+        let is_news = |revocation: &Versioned<Revocation>| self.known.borrow().is_news(revocation, false);
         let news: Vec<_> = revocations.into_iter().filter(is_news).collect();
-        if news.is_empty() {
-            return;
+        if !news.is_empty() {
+            self.known.send_modify(|known| news.into_iter().for_each(|news| known.learn(news, false)));
         }
-        self.known.send_if_modified(|known| {
-            let mut is_news = false;
-            for revocation in news {
-                is_news |= known.learn(revocation);
-            }
-            is_news
+    }
+
+    /// Learns a revocation that this broker has just written: its version is the one in the store, whatever was known.
+    pub fn learn_written(&self, revocation: Versioned<Revocation>) {
+        self.known.send_modify(|known| {
+            known.written += 1;
+            known.learn(revocation, true);
         });
     }
 
-    /// Learns every revocation in the store.
+    /// Learns every revocation in the store, with its version there: a store that has lost a revocation counts its versions from 1, and
+    /// what it has lost stays known.
     ///
     /// # Errors
     /// The store failed; what is known stays.
     pub async fn read(&self, store: &Store) -> Result<(), StoreError> {
-        self.learn(store.revocations().await?);
+        let before = self.known.borrow().written;
+        let read = store.revocations().await?;
+        self.learn_all(read, before);
         let intermediates = store.revoked_intermediates().await?;
         self.learn_intermediates(intermediates.into_iter().map(|revoked| revoked.record.key));
         Ok(())
+    }
+
+    /// Learns a whole list that was read when this broker had written `before` revocations. If it has written one since, the list may be
+    /// older than that.
+    fn learn_all(&self, read: Vec<Versioned<Revocation>>, before: u64) {
+        let is_current = self.known.borrow().written == before;
+        let news = |known: &KnownRevocations| {
+            let there: HashSet<&PrincipalKey> =
+                read.iter().filter_map(|it| principal_of(&it.record)).collect();
+            let lost =
+                known.principals.iter().filter(|(key, it)| it.version.is_some() && !there.contains(key));
+            let lost: Vec<PrincipalKey> = lost.filter(|_| is_current).map(|(key, _)| key.clone()).collect();
+            (lost, read.iter().any(|it| known.is_news(it, is_current)))
+        };
+        let (lost, is_news) = news(&self.known.borrow());
+        if lost.is_empty() && !is_news {
+            return;
+        }
+        self.known.send_modify(|known| {
+            let is_current = known.written == before;
+            for key in lost.iter().filter(|_| is_current) {
+                if let Some(known) = known.principals.get_mut(key) {
+                    known.version = None;
+                }
+            }
+            read.into_iter().for_each(|read| known.learn(read, is_current));
+        });
     }
 
     /// Asks for a read of the store: another broker has changed a principal.
@@ -111,7 +159,7 @@ impl Revocations {
 
 impl KnownRevocations {
     fn cover(&self, principal: &PrincipalKey, issuance: &Issuance) -> bool {
-        self.principals.get(principal).is_some_and(|(at, _)| issuance.at <= *at)
+        self.principals.get(principal).is_some_and(|known| issuance.at <= known.at)
             || issuance.serial.as_ref().is_some_and(|serial| self.certificates.contains(serial))
     }
 
@@ -119,26 +167,38 @@ impl KnownRevocations {
         signers.iter().any(|signer| self.intermediates.contains(signer))
     }
 
-    fn is_news(&self, Versioned { record, version }: &Versioned<Revocation>) -> bool {
+    /// Reports whether a revocation is news. `is_current`: its version is the one in the store.
+    fn is_news(&self, Versioned { record, version }: &Versioned<Revocation>, is_current: bool) -> bool {
         match &record.proof {
             RevokedProof::Certificate(serial) => !self.certificates.contains(serial),
-            RevokedProof::Principal(key) => self.principals.get(key).is_none_or(|(_, known)| known < version),
+            RevokedProof::Principal(key) => self.principals.get(key).is_none_or(|known| {
+                known.at < record.at
+                    || (known.at == record.at && known.version < Some(*version))
+                    || (is_current && known.version != Some(*version))
+            }),
         }
     }
 
-    /// Returns whether the revocation is news.
-    fn learn(&mut self, Versioned { record, version }: Versioned<Revocation>) -> bool {
-        match record.proof {
-            RevokedProof::Certificate(serial) => self.certificates.insert(serial),
-            RevokedProof::Principal(principal) => match self.principals.get_mut(&principal) {
-                Some((_, known)) if *known >= version => false,
-                Some((at, known)) => {
-                    (*at, *known) = ((*at).max(record.at), version);
-                    true
-                }
-                None => self.principals.insert(principal, (record.at, version)).is_none(),
-            },
+    fn learn(&mut self, revocation: Versioned<Revocation>, is_current: bool) {
+        if !self.is_news(&revocation, is_current) {
+            return;
         }
+        let Versioned { record, version } = revocation;
+        match record.proof {
+            RevokedProof::Certificate(serial) => drop(self.certificates.insert(serial)),
+            RevokedProof::Principal(principal) => {
+                let known = self.principals.get(&principal).map(|known| known.at);
+                let at = known.map_or(record.at, |known| known.max(record.at));
+                self.principals.insert(principal, RevokedUpTo { at, version: Some(version) });
+            }
+        }
+    }
+}
+
+fn principal_of(revocation: &Revocation) -> Option<&PrincipalKey> {
+    match &revocation.proof {
+        RevokedProof::Principal(key) => Some(key),
+        RevokedProof::Certificate(_) => None,
     }
 }
 
@@ -192,9 +252,38 @@ mod tests {
         revocations.learn([]);
         assert!(revocations.cover(&key("alice"), &issued(20, "01")), "nor does an empty store");
         // A wall clock that was stepped back revokes nothing less.
-        revocations.learn([revocation(alice(), 5, 3)]);
+        revocations.learn_all(vec![revocation(alice(), 5, 3)], 0);
         assert!(revocations.cover(&key("alice"), &issued(20, "01")));
         assert_eq!(revocations.as_known(&key("alice")), Expect::Version(3));
+    }
+
+    #[test]
+    fn i7_a_revocation_that_the_store_has_lost_is_made_again_whatever_its_version() {
+        let alice = || RevokedProof::Principal(key("alice"));
+        let is_revoked = |known: &Revocations, second| known.cover(&key("alice"), &issued(second, "01"));
+        let [here, there] = [(); 2].map(|()| Revocations::default());
+        for known in [&here, &there] {
+            known.learn([revocation(alice(), 10, 3)]);
+            known.learn_all(Vec::new(), 0);
+            assert!(is_revoked(known, 10) && !is_revoked(known, 20), "what is lost stays known");
+            assert_eq!(known.as_known(&key("alice")), Expect::Absent, "later proofs of her get grants");
+        }
+        here.learn_written(revocation(alice(), 20, 1));
+        here.learn_all(vec![revocation(alice(), 10, 3)], 0);
+        there.learn_all(vec![revocation(alice(), 20, 1)], 0);
+        for known in [&here, &there] {
+            assert!(is_revoked(known, 20) && !is_revoked(known, 21));
+            assert_eq!(known.as_known(&key("alice")), Expect::Version(1));
+        }
+        // Over a forged one of a high version, and the wall clock has stepped back.
+        here.learn_written(revocation(alice(), 15, 1_001));
+        there.learn_all(vec![revocation(alice(), 15, 1_001)], 0);
+        for known in [&here, &there] {
+            assert_eq!(
+                (is_revoked(known, 20), known.as_known(&key("alice"))),
+                (true, Expect::Version(1_001))
+            );
+        }
     }
 
     #[tokio::test]

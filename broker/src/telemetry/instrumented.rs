@@ -54,7 +54,7 @@ impl Backend for InstrumentedStore {
         read(self.backend.list(kind)).await
     }
 
-    async fn range(&self, kind: Kind, range: Range<'_>) -> Result<Vec<Document>, StoreError> {
+    async fn range(&self, kind: Kind, range: Range<'_>) -> Result<DocumentPage, StoreError> {
         read(self.backend.range(kind, range)).await
     }
 

@@ -1,5 +1,6 @@
 //! `policy apply | get | list | delete`.
 
+use std::cell::Cell;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
@@ -10,7 +11,7 @@ use super::pages;
 use crate::args::{ConnectionArgs, PolicyCommand};
 use crate::connect::BrokerClient;
 use crate::error::Failure;
-use crate::output::{Console, json, table};
+use crate::output::{self, Console, json, table};
 use crate::policy_file::{self, PolicyFileError};
 
 /// Runs one of these commands. A policy file is read and checked completely before any call to a broker.
@@ -86,9 +87,14 @@ async fn get(broker: &BrokerClient, console: &mut Console, name: &Name) -> Resul
 }
 
 async fn list(broker: &BrokerClient, console: &mut Console) -> Result<(), Failure> {
+    let warned = &Cell::new(false);
     let policies = pages::all(|page| async move {
         let request = v1::ListPoliciesRequest { page: Some(page) };
         let answer = broker.call(broker.policies().list_policies(request)).await?;
+        // Each page has them.
+        if !warned.replace(!answer.warnings.is_empty()) {
+            answer.warnings.iter().for_each(|warning| output::warn(warning));
+        }
         Ok((answer.policies, answer.next_page_token))
     })
     .await?;

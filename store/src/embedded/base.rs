@@ -3,6 +3,7 @@
 use postern_core::audit::{AuditRecord, Head};
 use rusqlite::{Connection, OptionalExtension as _, params};
 
+use super::marks;
 use super::rows::{corrupt, from_body, unavailable};
 use super::writes::execute;
 use crate::batch::AuditCut;
@@ -13,11 +14,7 @@ const BASE: &str = "base";
 
 /// Returns the base; the empty head if no record has left.
 pub(super) fn read(db: &Connection) -> Result<Head, StoreError> {
-    let sql = "SELECT text FROM marks WHERE name = ?1";
-    let mut statement = db.prepare_cached(sql).map_err(unavailable)?;
-    let text: Option<String> =
-        statement.query_row([BASE], |row| row.get(0)).optional().map_err(unavailable)?;
-    let Some(text) = text else { return Ok(Head::EMPTY) };
+    let Some(text) = marks::read(db, BASE)? else { return Ok(Head::EMPTY) };
     let parts = text.split_once(' ').and_then(|(seq, hash)| Some((seq.parse().ok()?, hash.parse().ok()?)));
     let (seq, hash) = parts.ok_or_else(|| corrupt("base of the audit log", NotAHead))?;
     Ok(Head { seq, hash })
@@ -25,8 +22,7 @@ pub(super) fn read(db: &Connection) -> Result<Head, StoreError> {
 
 /// Sets the base of an empty log.
 pub(super) fn write(db: &Connection, base: Head) -> Result<(), StoreError> {
-    let sql = "INSERT OR REPLACE INTO marks (name, text) VALUES (?1, ?2)";
-    execute(db, sql, params![BASE, format!("{} {}", base.seq, base.hash)]).map(drop)
+    marks::write(db, BASE, &format!("{} {}", base.seq, base.hash))
 }
 
 /// Removes the first records, inside the writer's transaction. `head` is the end of the log.

@@ -18,7 +18,7 @@ use crate::error::StoreError;
 use crate::indexes::Indexes;
 use crate::kind::{Kind, Version};
 use crate::record::Record;
-use crate::seal::Sealer;
+use crate::seal::{Sealer, digest};
 
 /// Reads the record of a document, and the indexes in which it says that it is.
 type ReadRecord = fn(&Document, &Sealer) -> Result<(Document, Indexes), StoreError>;
@@ -135,7 +135,10 @@ impl Cache {
         let (shelf, cached) = self.shelf(write.kind)?;
         let put = write.put.filter(|put| cached.holds(&put.indexes));
         let key: Arc<str> = write.key.into();
-        let after = put.map(|put| (Document::of_record(Arc::clone(&key), version, put.record), put.indexes));
+        let after = put.map(|put| {
+            let digest = write.kind.is_whole.then(|| digest(&put.body).into());
+            (Document::of_record(Arc::clone(&key), version, put.record, digest), put.indexes)
+        });
         Some(Effect { shelf, key, after })
     }
 
@@ -182,10 +185,14 @@ impl Cache {
     pub(super) fn snapshot(&self, wanted: SnapshotQuery<'_>) -> Option<Snapshot> {
         let (of_index, kind) = self.shelf(wanted.kind).filter(|(_, kind)| kind.covers(wanted.index))?;
         let (of_whole, _) = self.shelf(wanted.whole).filter(|(_, kind)| kind.index.is_none())?;
+        let (kind_beside, key_beside) = wanted.beside;
+        let (of_beside, _) = self.shelf(kind_beside).filter(|(_, kind)| kind.index.is_none())?;
         let cached = self.look();
+        let beside = cached.shelves.get(of_beside)?.documents.get(key_beside);
         Some(Snapshot {
             indexed: cached.shelves.get(of_index)?.range(kind, Range::all(wanted.index)),
             whole: cached.shelves.get(of_whole)?.all(),
+            beside: beside.map(|(document, _)| document.clone()),
             one: None,
             seq: cached.head.seq,
         })

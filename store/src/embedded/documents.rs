@@ -9,6 +9,7 @@ use crate::document::Document;
 use crate::error::StoreError;
 use crate::indexes::{ALL, Indexes};
 use crate::kind::{Kind, LastVersion, MAX_VERSION, Version};
+use crate::paging::{PageBuilder, READ_ON, RawRow};
 
 /// Returns the primary key of a document.
 pub(super) fn place(kind: &str, key: &str) -> String {
@@ -28,8 +29,8 @@ pub(super) fn bounds(kind: &str) -> (String, String) {
 
 /// Returns the document with this key.
 pub(super) fn get(db: &Connection, kind: Kind, key: &str) -> Result<Option<Document>, StoreError> {
-    let sql = "SELECT version, body, ?2 FROM documents WHERE place = ?1 AND body IS NOT NULL";
-    Ok(rows(db, sql, [&place(kind.name, key), key], document)?.pop())
+    let sql = "SELECT version, body FROM documents WHERE place = ?1 AND body IS NOT NULL";
+    Ok(rows(db, sql, [&place(kind.name, key)], |row| document(row, key))?.pop())
 }
 
 /// Returns the last version of a document, which may have been deleted.
@@ -48,73 +49,87 @@ pub(super) fn version(row: &Row<'_>, column: usize) -> Version {
 
 /// Returns every document of a kind.
 pub(super) fn list(db: &Connection, kind: Kind) -> Result<Vec<Document>, StoreError> {
-    range(db, kind, Range::all(ALL))
+    Ok(range(db, kind, Range::all(ALL))?.documents)
 }
 
 /// Returns the documents in a range of an index.
-pub(super) fn range(db: &Connection, kind: Kind, range: Range<'_>) -> Result<Vec<Document>, StoreError> {
+pub(super) fn range(db: &Connection, kind: Kind, range: Range<'_>) -> Result<DocumentPage, StoreError> {
+    let (after, before) = (range.after.map(str::as_bytes), range.before.map(str::as_bytes));
+    let mut page = PageBuilder::of(read_range(db, kind, range, (after, before))?, range.limit);
+    while let Some(last) = page.read_after.take() {
+        let bounds = match range.order {
+            Order::Ascending => (Some(last.as_slice()), before),
+            Order::Descending => (after, Some(last.as_slice())),
+        };
+        page.read_on(read_range(db, kind, Range { limit: READ_ON, ..range }, bounds)?);
+    }
+    Ok(page.page)
+}
+
+/// Reads the documents of an index between two keys, which are excluded and may be no text.
+fn read_range(
+    db: &Connection,
+    kind: Kind,
+    range: Range<'_>,
+    (after, before): (Option<&[u8]>, Option<&[u8]>),
+) -> Result<Vec<RawRow>, StoreError> {
+    let (index, limit) = (range.index, range.limit());
     let order = match range.order {
         Order::Ascending => "ASC",
         Order::Descending => "DESC",
     };
-    if range.index == ALL {
+    let bytes = |start: &str, key: &[u8]| [start.as_bytes(), key].concat();
+    if index == ALL {
         let (start, end) = bounds(kind.name);
-        let key_at = start.chars().count() + 1;
-        let from = range.after.map_or(start, |after| place(kind.name, after));
-        let to = range.before.map_or(end, |before| place(kind.name, before));
+        let from = bytes(&start, after.unwrap_or_default());
+        let to = before.map_or(end.into_bytes(), |before| bytes(&start, before));
         let sql = format!(
-            "SELECT version, body, substr(place, ?4) FROM documents \
-             WHERE place > ?1 AND place < ?2 AND body IS NOT NULL ORDER BY place {order} LIMIT ?3"
+            "SELECT version, body, place FROM documents WHERE place > CAST(?1 AS TEXT) AND place < CAST(?2 AS TEXT) \
+             AND body IS NOT NULL ORDER BY place {order} LIMIT ?3"
         );
-        return rows(db, &sql, params![from, to, range.limit(), key_at], document);
+        return rows(db, &sql, params![from, to, limit], |row| raw_row(row, &start));
     }
-    let start = entry(kind.name, range.index, "");
+    let start = entry(kind.name, index, "");
     let key_at = start.chars().count() + 1;
-    let from = range.after.map_or(start, |after| entry(kind.name, range.index, after));
-    let to = match range.before {
-        Some(before) => entry(kind.name, range.index, before),
-        // The vertical tab comes after the line break.
-        None => format!("{}/{}\u{b}", kind.name, range.index),
-    };
-    let sql = format!("SELECT version, body, substr(entry, ?4) {IN_INDEX} ORDER BY entry {order} LIMIT ?5");
+    let from = bytes(&start, after.unwrap_or_default());
+    // The vertical tab comes after the line break.
+    let to =
+        before.map_or_else(|| format!("{}/{index}\u{b}", kind.name).into_bytes(), |it| bytes(&start, it));
+    let sql = format!("SELECT version, body, entry {IN_INDEX} ORDER BY entry {order} LIMIT ?5");
     let of_kind = place(kind.name, "");
-    rows(db, &sql, params![from, to, of_kind, key_at, range.limit()], document)
+    rows(db, &sql, params![from, to, of_kind, key_at, limit], |row| raw_row(row, &start))
 }
 
 /// The documents of the entries between two bounds. SQLite keeps the order of a cross join: it walks the index.
 const IN_INDEX: &str = "FROM entries CROSS JOIN documents ON place = ?3 || substr(entry, ?4) \
-                        WHERE entry > ?1 AND entry < ?2";
+                        WHERE entry > CAST(?1 AS TEXT) AND entry < CAST(?2 AS TEXT)";
 
-/// Returns the documents of a kind after the key `from`, at most so many.
+/// Returns the documents of a kind after the key `from`, at most so many, and one more after keys that are no text.
 pub(super) fn scan(
     db: &Connection,
     kind: Kind,
     from: &str,
     limit: usize,
 ) -> Result<DocumentPage, StoreError> {
-    let sql = "SELECT version, body, substr(place, ?4) FROM documents \
-               WHERE place > ?1 AND place < ?2 AND body IS NOT NULL ORDER BY place LIMIT ?3";
-    let (start, to) = bounds(kind.name);
-    let (from, key_at) = (place(kind.name, from), start.chars().count() + 1);
-    let documents = rows(db, sql, params![from, to, limit, key_at], document)?;
-    let next = documents.last().filter(|_| documents.len() == limit).map(|last| last.key.to_string());
-    Ok(DocumentPage { documents, next })
+    range(db, kind, Range { after: Some(from), limit, ..Range::all(ALL) })
 }
 
 /// Returns every document of a kind, each with its key and its indexes.
 pub(super) fn with_indexes(db: &Connection, kind: Kind) -> Result<Vec<CachedDocument>, StoreError> {
-    let ((from, to), of_kind) = (bounds(kind.name), place(kind.name, ""));
-    let sql = "SELECT version, body, substr(place, ?3), indexes FROM documents \
+    let (from, to) = bounds(kind.name);
+    let sql = "SELECT version, body, place, indexes FROM documents \
                WHERE place > ?1 AND place < ?2 AND body IS NOT NULL";
-    rows(db, sql, params![from, to, of_kind.chars().count() + 1], cached)
+    rows(db, sql, params![from, to], |row| cached(row, &from))
 }
 
 /// Returns every document of an index, each with its key and its indexes.
 pub(super) fn of_index(db: &Connection, kind: Kind, index: &str) -> Result<Vec<CachedDocument>, StoreError> {
     let (from, to) = (entry(kind.name, index, ""), format!("{}/{index}\u{b}", kind.name));
-    let sql = format!("SELECT version, body, substr(entry, ?4), indexes {IN_INDEX}");
+    let sql = format!("SELECT version, body, entry, indexes {IN_INDEX}");
     let key_at = from.chars().count() + 1;
-    rows(db, &sql, params![from, to, place(kind.name, ""), key_at], cached)
+    rows(db, &sql, params![from.as_bytes(), to.as_bytes(), place(kind.name, ""), key_at], |row| {
+        cached(row, &from)
+    })
 }
 
 /// Returns each row that a query finds.
@@ -133,15 +148,24 @@ pub(super) fn rows<T>(
     Ok(found)
 }
 
-fn cached(row: &Row<'_>) -> Result<CachedDocument, StoreError> {
+fn cached(row: &Row<'_>, start: &str) -> Result<CachedDocument, StoreError> {
     let indexes = Indexes::from_text(row.get(3).unwrap_or_default());
-    Ok(CachedDocument { document: document(row)?, indexes })
+    Ok(CachedDocument { document: raw_row(row, start)?.document, indexes })
 }
 
-/// Reads a version, a text and a key. What no broker can have written is unreadable, and must not keep others from being read.
-fn document(row: &Row<'_>) -> Result<Document, StoreError> {
-    let key = row.get_ref(2).map_err(unavailable)?;
-    let key = String::from_utf8_lossy(key.as_bytes().unwrap_or_default()).into_owned();
+/// Reads a version, a text and a key after `start`.
+fn raw_row(row: &Row<'_>, start: &str) -> Result<RawRow, StoreError> {
+    let key = row.get_ref(2).map_err(unavailable)?.as_bytes().unwrap_or_default();
+    let key = key.get(start.len()..).unwrap_or_default().to_vec();
+    let document = match str::from_utf8(&key) {
+        Ok(key) => document(row, key)?,
+        Err(_) => Document::unreadable(&*String::from_utf8_lossy(&key)),
+    };
+    Ok(RawRow { key, document })
+}
+
+/// Reads a version and a text. What no broker can have written is unreadable, and must not keep others from being read.
+fn document(row: &Row<'_>, key: &str) -> Result<Document, StoreError> {
     let body = row.get_ref(1).map_err(unavailable)?.as_str();
     Ok(match body {
         Ok(body) => Document::from_text(key, version(row, 0), body.to_owned()),

@@ -9,6 +9,7 @@ mod base;
 mod cache;
 mod database;
 mod documents;
+mod marks;
 mod reader;
 mod rows;
 mod schema;
@@ -47,6 +48,9 @@ use rows::unavailable;
 use sealing::TENANT;
 pub use transfer::Transfer;
 use writer::Writer;
+
+/// The space on the disk that SQLite's log may need, in bytes: four times the length at which SQLite begins it again.
+const LOG_ROOM: u64 = 16 << 20;
 
 /// The embedded store.
 #[derive(Debug)]
@@ -94,6 +98,18 @@ impl Embedded {
     }
 }
 
+/// Returns the bytes of the database file that deleted records have left, which SQLite writes to before the file grows.
+fn unused(db: &Connection) -> Result<u64, StoreError> {
+    let read = |name| db.pragma_query_value(None, name, |row| row.get::<_, u64>(0)).map_err(unavailable);
+    Ok(read("freelist_count")?.saturating_mul(read("page_size")?))
+}
+
+/// Returns the room for records: free space of the disk, and what the database has left unused as long as the disk has space for
+/// SQLite's log, through which every write goes.
+fn free(on_disk: u64, unused: u64) -> u64 {
+    if on_disk < LOG_ROOM { on_disk } else { on_disk.saturating_add(unused) }
+}
+
 #[async_trait]
 impl Backend for Embedded {
     async fn apply(&self, batch: Batch) -> Result<Head, StoreError> {
@@ -123,9 +139,10 @@ impl Backend for Embedded {
         self.readers.read(move |db| documents::list(db, kind)).await
     }
 
-    async fn range(&self, kind: Kind, range: Range<'_>) -> Result<Vec<Document>, StoreError> {
-        if let Some(cached) = self.cache.range(kind, range) {
-            return Ok(cached);
+    async fn range(&self, kind: Kind, range: Range<'_>) -> Result<DocumentPage, StoreError> {
+        if let Some(documents) = self.cache.range(kind, range) {
+            let next = documents.last().filter(|_| documents.len() >= range.limit);
+            return Ok(DocumentPage { next: next.map(|last| last.key.to_string()), documents });
         }
         let index = range.index.to_owned();
         let (after, before) = (range.after.map(str::to_owned), range.before.map(str::to_owned));
@@ -147,7 +164,7 @@ impl Backend for Embedded {
     async fn count(&self, kind: Kind, index: &str) -> Result<usize, StoreError> {
         match self.cache.count(kind, index) {
             Some(count) => Ok(count),
-            None => Ok(self.range(kind, Range::all(index)).await?.len()),
+            None => Ok(self.range(kind, Range::all(index)).await?.documents.len()),
         }
     }
 
@@ -157,11 +174,13 @@ impl Backend for Embedded {
         }
         let (kind, index, whole) = (wanted.kind, wanted.index.to_owned(), wanted.whole);
         let (of_one, key) = (wanted.one.0, wanted.one.1.to_owned());
+        let (of_beside, key_beside) = (wanted.beside.0, wanted.beside.1.to_owned());
         self.readers
             .read(move |db| {
                 Ok(Snapshot {
-                    indexed: documents::range(db, kind, Range::all(&index))?,
+                    indexed: documents::range(db, kind, Range::all(&index))?.documents,
                     whole: documents::list(db, whole)?,
+                    beside: documents::get(db, of_beside, &key_beside)?,
                     one: documents::get(db, of_one, &key)?,
                     seq: read_head(db)?.seq,
                 })
@@ -195,7 +214,8 @@ impl Backend for Embedded {
         let found = rustix::fs::statvfs(&self.path)
             .map_err(|source| StoreError::Unavailable { source: Box::new(source) })?;
         let bytes = |blocks: u64| blocks.saturating_mul(found.f_frsize);
-        Ok(Some(Room { medium: Medium::Disk, free: bytes(found.f_bavail), size: bytes(found.f_blocks) }))
+        let free = free(bytes(found.f_bavail), self.readers.one(unused)?);
+        Ok(Some(Room { medium: Medium::Disk, free, size: bytes(found.f_blocks) }))
     }
 
     async fn ended(&self) -> String {

@@ -4,7 +4,7 @@ use postern_core::{Grant, GrantId, PrincipalKey};
 use rusqlite::{Connection, params};
 
 use super::documents::{place, rows};
-use super::rows::{corrupt, from_body, unavailable};
+use super::rows::{from_body, unavailable};
 use super::sealing::{self, SEALS};
 use super::writes::{enter, execute};
 use crate::body::to_body;
@@ -89,19 +89,24 @@ pub(super) fn migrate(connection: &mut Connection, found: u32, seals: &Sealing) 
     Ok(())
 }
 
-/// Completes the step to documents: the keys of requests and the indexes of grants follow from the records' own definitions.
+/// Completes the step to documents: the keys of requests and the indexes of grants follow from the records' own definitions. A request
+/// that cannot be read is left out, and a grant that cannot be read is in no index.
 fn make_documents(db: &Connection) -> Result<(), StoreError> {
     rows(db, "SELECT principal, key, id FROM requests", [], |row| {
-        let text = |at| row.get::<_, String>(at).map_err(unavailable);
-        let principal: PrincipalKey = text(0)?.parse().map_err(|source| corrupt("request", source))?;
-        let grant: GrantId = text(2)?.parse().map_err(|source| corrupt("request", source))?;
-        let key = RequestKey::new(&principal, &text(1)?).to_string();
+        let text = |at| row.get::<_, String>(at).ok();
+        let read = || {
+            let (principal, grant): (PrincipalKey, GrantId) =
+                (text(0)?.parse().ok()?, text(2)?.parse().ok()?);
+            Some((RequestKey::new(&principal, &text(1)?).to_string(), grant))
+        };
+        let Some((key, grant)) = read() else { return Ok(()) };
         let sql = "INSERT INTO documents VALUES (?1, 1, '', ?2)";
         execute(db, sql, params![place("requests", &key), to_body(&RequestRecord { grant })?]).map(drop)
     })?;
     rows(db, "SELECT id, body FROM grants", [], |row| {
-        let text = |at| row.get::<_, String>(at).map_err(unavailable);
-        let (id, indexes) = (text(0)?, from_body::<Grant>("grant", &text(1)?)?.indexes());
+        let text = |at| row.get::<_, String>(at).ok();
+        let read = || Some((text(0)?, from_body::<Grant>("grant", &text(1)?).ok()?.indexes()));
+        let Some((id, indexes)) = read() else { return Ok(()) };
         let sql = "UPDATE documents SET indexes = ?2 WHERE place = ?1";
         execute(db, sql, params![place("grants", &id), indexes.text()])?;
         indexes.names().try_for_each(|index| enter(db, "grants", index, &id))

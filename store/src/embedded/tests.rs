@@ -215,6 +215,23 @@ async fn a_full_disk_refuses_changes_nothing_and_is_no_end() {
 }
 
 #[tokio::test]
+async fn i10_what_deleted_records_have_left_counts_as_room() {
+    let (_dir, path) = a_place();
+    let store = Embedded::open(&path, &test_sealing()).unwrap();
+    let left = || unused(&Connection::open(&path).unwrap()).unwrap();
+    let before = left();
+    let tokens: Vec<TokenHash> = (0..200).map(|number| TokenHash([number; 32])).collect();
+    let token = TokenRecord { target: "host:vm-1".parse().unwrap(), created_at: at(0), expires_at: at(60) };
+    let all = tokens.iter().fold(Transaction::default(), |all, hash| all.put_token(*hash, token.clone()));
+    store.commit(all.audit(event())).await.unwrap();
+    let none = tokens.iter().fold(Transaction::default(), |none, hash| none.take_token(hash));
+    store.commit(none.audit(event())).await.unwrap();
+    assert!(left() > before, "{} {before}", left());
+    assert_eq!([free(LOG_ROOM, 9), free(LOG_ROOM - 1, 9)], [LOG_ROOM + 9, LOG_ROOM - 1]);
+    assert!(store.backend().room().await.unwrap().is_some());
+}
+
+#[tokio::test]
 async fn one_conflict_in_a_group_refuses_no_other_transaction() {
     let (_dir, path) = a_place();
     let store = Embedded::open(&path, &test_sealing()).unwrap();

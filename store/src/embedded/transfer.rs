@@ -3,18 +3,21 @@
 use std::path::Path;
 
 use async_trait::async_trait;
+use data_encoding::HEXLOWER;
 use postern_core::audit::{AuditRecord, Head};
-use rusqlite::{Connection, OptionalExtension as _, params};
+use rusqlite::{Connection, params};
 
 use super::base;
 use super::database::{Lock, audit_lines, connect, read_head};
-use super::documents::{bounds, place, rows};
-use super::rows::unavailable;
+use super::documents::{self, bounds, place, rows};
+use super::marks;
+use super::rows::{corrupt, unavailable};
 use super::sealing::{self, TENANT};
 use super::writes;
+use crate::document::shown;
 use crate::error::{MigrationError, StoreError};
 use crate::indexes::Indexes;
-use crate::kind::Part;
+use crate::kind::{Part, is_kind_name};
 use crate::seal::{Sealer, Sealing};
 use crate::transfer::{Counts, Item, PAGE, Page, Source, Target};
 
@@ -43,47 +46,58 @@ impl Transfer {
 
 /// Refuses a store that was moved away, or whose migration was not completed.
 pub(super) fn check(db: &Connection) -> Result<(), StoreError> {
-    if let Some(to) = mark(db, MOVED)? {
-        return Err(MigrationError::Moved { to }.into());
+    if let Some(to) = marks::read(db, MOVED)? {
+        return Err(MigrationError::Moved { to: shown(&to) }.into());
     }
-    match mark(db, INCOMPLETE)? {
-        Some(from) => Err(MigrationError::Incomplete { from }.into()),
+    match marks::read(db, INCOMPLETE)? {
+        Some(from) => Err(MigrationError::Incomplete { from: shown(&from) }.into()),
         None => Ok(()),
     }
-}
-
-fn mark(db: &Connection, name: &str) -> Result<Option<String>, StoreError> {
-    let sql = "SELECT text FROM marks WHERE name = ?1";
-    db.query_row(sql, [name], |row| row.get(0)).optional().map_err(unavailable)
 }
 
 fn counts(db: &Connection) -> Result<Counts, StoreError> {
     let lines = db.query_row("SELECT COUNT(*) FROM audit", [], |row| row.get(0)).map_err(unavailable)?;
     let sql = "SELECT substr(place, 1, instr(place, '/') - 1) AS kind, COUNT(*) FROM documents GROUP BY kind";
     let kinds = rows(db, sql, [], |row| {
-        Ok((Part::Records(row.get(0).map_err(unavailable)?), row.get(1).map_err(unavailable)?))
+        let kind = row.get::<_, String>(0).ok().filter(|kind| is_kind_name(kind));
+        Ok(kind.map(Part::Records).zip(row.get(1).ok()))
     })?;
-    Ok(kinds.into_iter().chain([(Part::Audit, lines)]).collect())
+    Ok(kinds.into_iter().flatten().chain([(Part::Audit, lines)]).collect())
 }
 
-/// Returns the documents of a kind after the key `from`, as they are kept.
-fn documents(db: &Connection, kind: &str, from: &str) -> Result<Vec<Item>, StoreError> {
-    let sql = "SELECT substr(place, ?4), version, body, indexes FROM documents \
-               WHERE place > ?1 AND place < ?2 ORDER BY place LIMIT ?3";
-    let ((before, to), from) = (bounds(kind), place(kind, from));
-    rows(db, sql, params![from, to, PAGE, before.chars().count() + 1], |row| {
-        let item = || {
-            let (key, version, body, indexes) = (row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?);
-            Ok(Item::Document {
+/// Returns the documents of a kind after the key `from`, as they are kept. A page begins and ends with keys in hexadecimal, as another
+/// program may have written keys that are no text.
+fn documents(db: &Connection, kind: &str, from: &str) -> Result<Page, StoreError> {
+    let sql = "SELECT place, version, body, indexes FROM documents \
+               WHERE place > CAST(?1 AS TEXT) AND place < ?2 ORDER BY place LIMIT ?3";
+    let (start, to) = bounds(kind);
+    let from = HEXLOWER.decode(from.as_bytes()).map_err(|source| corrupt(kind, source))?;
+    let from = [start.as_bytes(), &from].concat();
+    let found = rows(db, sql, params![from, to, PAGE], |row| {
+        let key = row.get_ref(0).map_err(unavailable)?.as_bytes().unwrap_or_default();
+        let key = key.get(start.len()..).unwrap_or_default().to_vec();
+        let read = || {
+            let version = Some(documents::version(row, 1)).filter(|version| *version > 0)?;
+            Some(Item::Document {
                 kind: kind.to_owned(),
-                key,
+                key: String::from_utf8(key.clone()).ok()?,
                 version,
-                body,
-                indexes: Indexes::from_text(indexes),
+                body: row.get(2).ok()?,
+                indexes: Indexes::from_text(row.get(3).ok()?),
             })
         };
-        item().map_err(unavailable)
-    })
+        let item = read();
+        Ok((key, item))
+    })?;
+    let next = found.last().filter(|_| found.len() == PAGE).map(|(key, _)| HEXLOWER.encode(key));
+    let (mut items, mut left_out) = (Vec::with_capacity(found.len()), Vec::new());
+    for (key, item) in found {
+        match item {
+            Some(item) => items.push(item),
+            None => left_out.push(key),
+        }
+    }
+    Ok(Page { items, left_out, next })
 }
 
 fn keep(db: &Connection, item: Item) -> Result<(), StoreError> {
@@ -124,28 +138,24 @@ impl Source for Transfer {
 
     async fn page(&mut self, part: &Part, from: Option<&str>) -> Result<Page, StoreError> {
         let (db, from) = (&self.connection, from.unwrap_or_default());
-        let items = match part {
+        match part {
             Part::Audit => {
                 let after: i64 = if from.is_empty() { 0 } else { from.parse().unwrap_or(i64::MAX) };
                 let sql = "SELECT seq, line FROM audit WHERE seq > ?1 ORDER BY seq LIMIT ?2";
                 let lines = audit_lines(db, sql, params![after, PAGE])?;
-                lines.into_iter().map(|(seq, line)| Item::Audit { seq, line }).collect()
+                let next = lines.last().filter(|_| lines.len() == PAGE).map(|(seq, _)| seq.to_string());
+                let items = lines.into_iter().map(|(seq, line)| Item::Audit { seq, line }).collect();
+                Ok(Page { items, left_out: Vec::new(), next })
             }
-            Part::Records(kind) => documents(db, kind, from)?,
-        };
-        let next = items.last().filter(|_| items.len() == PAGE).map(|last| match last {
-            Item::Audit { seq, .. } => seq.to_string(),
-            Item::Document { key, .. } => key.clone(),
-        });
-        Ok(Page { items, next })
+            Part::Records(kind) => documents(db, kind, from),
+        }
     }
 
     async fn mark_moved(&mut self, to: &str, head: &Head) -> Result<(), StoreError> {
         if read_head(&self.connection)? != *head {
             return Err(MigrationError::Changed.into());
         }
-        let sql = "INSERT OR REPLACE INTO marks (name, text) VALUES (?1, ?2)";
-        self.connection.execute(sql, params![MOVED, to]).map(drop).map_err(unavailable)
+        marks::write(&self.connection, MOVED, to)
     }
 }
 
@@ -157,8 +167,10 @@ impl Target for Transfer {
 
     async fn begin(&mut self, from: &str, overwrite: bool) -> Result<(), StoreError> {
         let transaction = self.connection.transaction().map_err(unavailable)?;
-        match mark(&transaction, INCOMPLETE)? {
-            Some(from) if !overwrite => return Err(MigrationError::Incomplete { from }.into()),
+        match marks::read(&transaction, INCOMPLETE)? {
+            Some(from) if !overwrite => {
+                return Err(MigrationError::Incomplete { from: shown(&from) }.into());
+            }
             Some(_) => {
                 for table in ["audit", "documents", "entries"] {
                     transaction.execute(&format!("DELETE FROM {table}"), []).map_err(unavailable)?;
@@ -172,8 +184,7 @@ impl Target for Transfer {
             }
             None => {}
         }
-        let sql = "INSERT OR REPLACE INTO marks (name, text) VALUES (?1, ?2)";
-        transaction.execute(sql, params![INCOMPLETE, from]).map_err(unavailable)?;
+        marks::write(&transaction, INCOMPLETE, from)?;
         transaction.commit().map_err(unavailable)
     }
 

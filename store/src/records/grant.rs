@@ -5,11 +5,10 @@ use std::sync::Arc;
 use postern_core::{Grant, GrantId, Policy, PrincipalKey, TargetId};
 
 use super::agent::AgentRecord;
-use super::manifest::KeptPolicies;
-use crate::backend::{Order, Range, SnapshotQuery};
+use super::manifest::{KeptPolicies, PolicyManifest, SeenPolicies, TheManifest};
+use crate::backend::{Order, Range, Snapshot, SnapshotQuery};
 use crate::batch::Expect;
 use crate::coordination::Lease;
-use crate::document::Document;
 use crate::durable::Durable;
 use crate::error::StoreError;
 use crate::indexes::{ALL, Indexes};
@@ -248,26 +247,27 @@ impl Store {
         let index = open_on_target(&lease.target);
         let target = lease.target.to_string();
         let one = (AgentRecord::KIND, target.as_str());
-        let wanted = SnapshotQuery { kind: Grant::KIND, index: &index, whole: Policy::KIND, one };
+        let manifest = TheManifest.to_string();
+        let beside = (PolicyManifest::KIND, manifest.as_str());
+        let wanted = SnapshotQuery { kind: Grant::KIND, index: &index, whole: Policy::KIND, beside, one };
         // Before the read: what is read after it is no older, unless the store went back.
-        let seen = self.seen_generation();
+        let seen = self.seen();
         let found = self.backend().snapshot(lease, wanted).await?;
         let grants = self.without_forged(&found.indexed, Some(&index))?;
-        // Boxed: every pass of the reconciler would hold its size.
-        let policies = Box::pin(self.policies_for(&found.whole, &lease.target, seen)).await.map_err(Arc::new);
+        let policies = self.policies_for(&found, &lease.target, &seen).map_err(Arc::new);
         let agent = found.one.as_slice();
         let agent = self.without_forged::<AgentRecord>(agent, None)?.pop().map(|agent| agent.record);
         Ok(TargetSnapshot { grants, policies, agent, seq: found.seq })
     }
 
-    async fn policies_for(
+    fn policies_for(
         &self,
-        found: &[Document],
+        found: &Snapshot,
         target: &TargetId,
-        seen: u64,
+        seen: &SeenPolicies,
     ) -> Result<KeptPolicies<Policy>, StoreError> {
-        let policies = self.without_forged::<Policy>(found, None)?;
-        let generation = self.generation_of(&policies, seen).await?;
+        let manifest = self.of_document::<PolicyManifest>(found.beside.as_ref())?;
+        let KeptPolicies { generation, policies } = self.fitting(&found.whole, manifest, seen)?;
         let policies = policies.into_iter().map(|policy| policy.record);
         Ok(KeptPolicies { generation, policies: policies.filter(|policy| policy.covers(target)).collect() })
     }

@@ -56,12 +56,4 @@ impl Store {
     pub async fn policies(&self) -> Result<Vec<Versioned<Policy>>, StoreError> {
         Ok(Box::pin(self.kept_policies()).await?.policies)
     }
-
-    /// Returns every policy as [`Self::policies`] does, also if this broker has seen newer ones: an administrator compares them.
-    ///
-    /// # Errors
-    /// As [`Self::policies`], for other reasons.
-    pub async fn policies_to_compare(&self) -> Result<Vec<Versioned<Policy>>, StoreError> {
-        Ok(Box::pin(self.fitting_policies()).await?.policies)
-    }
 }

@@ -96,6 +96,10 @@ end
 -- Makes a write, and reports whether it may be made.
 local function apply(write)
     local d = document(write.kind, write.key)
+    -- A version that a record of a kind that keeps none seems to have left is another program's.
+    if not d.is_there and not write.keep then
+        d.version = 0
+    end
     if not holds(d, write.expect) then
         return false
     end
@@ -104,7 +108,9 @@ local function apply(write)
         return false
     end
     d.is_there, d.body, d.indexes = not deletes, write.body, write.indexes
-    d.version = (deletes and not write.keep) and 0 or d.version + 1
+    -- As the member takes it: after the largest version, which only another program can have reached, versions begin again.
+    local after = d.version < 999999999999999 and d.version + 1 or 1
+    d.version = (deletes and not write.keep) and 0 or after
     return true
 end
 

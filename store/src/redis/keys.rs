@@ -10,15 +10,22 @@ use crate::kind::{MAX_VERSION, Version};
 /// The version of the keys.
 pub(super) const SCHEMA: u32 = 4;
 
-/// Reads the version and the body of a document as it is kept; a deleted one has no body.
-pub(super) fn parse_document<'a>(what: &str, text: &'a str) -> Result<(Version, &'a str), StoreError> {
-    let parts = text.split_once(' ').and_then(|(version, body)| {
-        // As `commit.lua` reads it.
-        let is_number = version.bytes().all(|byte| byte.is_ascii_digit());
-        let version = version.parse().ok().filter(|version| is_number && *version <= MAX_VERSION)?;
-        Some((version, body))
-    });
-    parts.ok_or_else(|| corrupt(what, message("it has no version")))
+/// The most lines of the audit log that one read asks for, and the greatest number of a record: Lua counts no further.
+pub(super) const MOST_LINES: u64 = 1 << 52;
+
+/// Returns alternating keys and texts of documents as pairs. Another program may have written some that are no text.
+pub(super) fn pairs(texts: Vec<Vec<u8>>) -> impl Iterator<Item = (Vec<u8>, Vec<u8>)> {
+    let mut texts = texts.into_iter();
+    std::iter::from_fn(move || texts.next().zip(texts.next()))
+}
+
+/// Reads the version and the body of a document as it is kept; a deleted one has no body. None: no broker has written it.
+pub(super) fn parse_document(text: &[u8]) -> Option<(Version, &str)> {
+    let (version, body) = str::from_utf8(text).ok()?.split_once(' ')?;
+    // As `commit.lua` reads it.
+    let is_number = version.bytes().all(|byte| byte.is_ascii_digit());
+    let version = version.parse().ok().filter(|version| is_number && *version <= MAX_VERSION)?;
+    Some((version, body))
 }
 
 /// Returns a head as the store keeps it; the head of an empty log is an empty text.

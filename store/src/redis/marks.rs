@@ -3,6 +3,7 @@
 use super::connection::SharedConnection;
 use super::error::redis_failed;
 use super::server::Server;
+use crate::document::shown;
 use crate::error::{MigrationError, StoreError};
 
 /// The marks that keep a store from being opened and from being written to.
@@ -10,16 +11,19 @@ pub(super) const MOVED: &str = "moved";
 pub(super) const INCOMPLETE: &str = "incomplete";
 /// The mark of a store whose upgrade was not completed.
 pub(super) const UPGRADING: &str = "upgrading";
-/// The key of that mark, and its text.
-pub(super) const UPGRADE: (&str, &str) = (UPGRADING, "1");
+/// The text of that mark, and its text if the broker that began the upgrade seals the records: only such a broker completes it, as every
+/// other would leave records without seals.
+pub(super) const UPGRADE: &str = "1";
+pub(super) const SEALS_ALL: &str = "seals";
 
 /// Refuses a store with a mark.
 pub(super) async fn check(server: &Server, shared: &mut SharedConnection) -> Result<(), StoreError> {
     let mut get = redis::cmd("MGET");
     get.arg(server.key(MOVED)).arg(server.key(INCOMPLETE));
-    match get.query_async::<(Option<String>, Option<String>)>(shared).await.map_err(redis_failed)? {
-        (Some(to), _) => Err(MigrationError::Moved { to }.into()),
-        (None, Some(mark)) => Err(incomplete(&mark)),
+    let marks: (Option<Vec<u8>>, Option<Vec<u8>>) = get.query_async(shared).await.map_err(redis_failed)?;
+    match marks {
+        (Some(to), _) => Err(MigrationError::Moved { to: shown(&String::from_utf8_lossy(&to)) }.into()),
+        (None, Some(mark)) => Err(incomplete(&String::from_utf8_lossy(&mark))),
         (None, None) => Ok(()),
     }
 }
@@ -27,5 +31,5 @@ pub(super) async fn check(server: &Server, shared: &mut SharedConnection) -> Res
 /// Makes the error for a mark, which is a random word and the source's name.
 pub(super) fn incomplete(mark: &str) -> StoreError {
     let from = mark.split_once(' ').map_or(mark, |(_, from)| from);
-    MigrationError::Incomplete { from: from.to_owned() }.into()
+    MigrationError::Incomplete { from: shown(from) }.into()
 }

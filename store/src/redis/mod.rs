@@ -69,21 +69,19 @@ use crate::document::Document;
 use crate::durable::Durable;
 use crate::error::StoreError;
 use crate::kind::{Kind, LastVersion};
+use crate::paging::{PageBuilder, READ_ON, RawRow};
 use crate::room::{Medium, Room};
 use crate::seal::{Sealer, Sealing};
 use crate::store::Store;
 use connection::SharedConnection;
 use error::{message, redis_failed, unless_refused};
-use keys::{SCHEMA, parse_document};
+use keys::{MOST_LINES, SCHEMA, pairs, parse_document};
 use membership::{Membership, Scripts, lost};
 use rollback::HeadReply;
 use server::Server;
 pub use settings::{Endpoint, PLAIN_REMEDY, RedisSettings, Sentinels, TlsFiles, is_loopback};
 pub use transfer::Transfer;
 use writer::Writer;
-
-/// The most lines of the audit log that one read asks for, and the greatest number of a record: Lua counts no further.
-const MOST_LINES: u64 = 1 << 52;
 
 /// The store on Redis.
 pub struct Redis {
@@ -141,65 +139,82 @@ impl Redis {
         warnings::warnings(&Server::new(settings)).await
     }
 
-    /// Reads the documents of an index, and the head at that instant. A snapshot has every document of another kind besides, and one
-    /// of a third.
+    /// Reads the documents of an index between two keys, which are excluded and may be no text, and the head at that instant. A
+    /// snapshot has more documents besides.
     async fn read_range(
         &self,
         kind: Kind,
         range: Range<'_>,
+        (after, before): (Option<&[u8]>, Option<&[u8]>),
         snapshot: Option<(&Lease, SnapshotQuery<'_>)>,
-    ) -> Result<(Head, Vec<Document>, Vec<Document>, Option<Document>), StoreError> {
+    ) -> Result<FoundRange, StoreError> {
         let mut script = self.range_script.key(&self.server.prefix);
         script.arg(kind.name).arg(range.index);
-        script.arg(range.after.map_or_else(|| "-".to_owned(), |after| format!("({after}")));
-        script.arg(range.before.map_or_else(|| "+".to_owned(), |before| format!("({before}")));
+        let bound = |key: Option<&[u8]>, none: &str| {
+            key.map_or_else(|| none.as_bytes().to_vec(), |key| [b"(", key].concat())
+        };
+        script.arg(bound(after, "-")).arg(bound(before, "+"));
         script.arg(if range.order == Order::Descending { "-" } else { "+" });
         script.arg(range.limit()).arg(snapshot.map_or("", |(_, wanted)| wanted.whole.name));
-        if let Some((lease, SnapshotQuery { one: (kind, key), .. })) = snapshot {
+        if let Some((lease, SnapshotQuery { one, beside, .. })) = snapshot {
             script.arg(self.membership.id()).arg(lease.target.to_string()).arg(lease.token);
-            script.arg(kind.name).arg(key);
+            script.arg(one.0.name).arg(one.1).arg(beside.0.name).arg(beside.1);
         }
         let mut reader = self.reader.clone();
         let command = |known| async move {
             script.arg(self.server.text_of(&known));
-            let answer: (String, Vec<String>, Vec<String>, String) =
-                script.invoke_async(&mut reader).await.map_err(redis_failed)?;
-            let (head, indexed, all, one) = answer;
+            let answer: RangeAnswer = script.invoke_async(&mut reader).await.map_err(redis_failed)?;
+            let (head, indexed, all, one, beside) = answer;
             if let Some((lease, _)) = snapshot.filter(|_| head == "lost") {
                 return Err(lost(&lease.target.to_string()));
             }
-            Ok((HeadReply::parse(&head)?, indexed, all, one))
+            Ok((HeadReply::parse(&head)?, indexed, all, one, beside))
         };
-        let (reply, indexed, all, one) =
+        let (reply, indexed, all, one, beside) =
             self.server.guard.ask(command, |(reply, ..)| Ok(Some(*reply))).await?;
         // An index that names a document that is not there was changed by another program.
-        let missing = |key: String| {
+        let missing = |key: &[u8]| {
             if kind.is_sealed {
-                return Ok(Document::unreadable(key));
+                return Ok(Document::unreadable(&*String::from_utf8_lossy(key)));
             }
             let what = format!("index of {}", kind.name);
             Err(corrupt(&what, message(&format!("a {} in it is not there", kind.noun))))
         };
-        let indexed = pairs(indexed).map(|(key, text)| match document(kind, &key, &text)? {
-            Some(document) => Ok(document),
-            None => missing(key),
+        let indexed = pairs(indexed).map(|(key, text)| {
+            let found = document(kind, &key, &text)?;
+            let document = found.map_or_else(|| missing(&key), Ok)?;
+            Ok(RawRow { key, document })
         });
         let indexed = indexed.collect::<Result<_, StoreError>>()?;
-        let Some((_, wanted)) = snapshot else { return Ok((reply.head, indexed, Vec::new(), None)) };
-        let one = if one.is_empty() { None } else { document(wanted.one.0, wanted.one.1, &one)? };
-        Ok((reply.head, indexed, in_order(wanted.whole, all)?, one))
+        let mut found = FoundRange { head: reply.head, indexed, whole: Vec::new(), one: None, beside: None };
+        if let Some((_, wanted)) = snapshot {
+            let read = |(kind, key): (Kind, &str), text: Vec<u8>| {
+                if text.is_empty() { Ok(None) } else { document(kind, key.as_bytes(), &text) }
+            };
+            found.whole = in_order(wanted.whole, all)?;
+            found.one = read(wanted.one, one)?;
+            found.beside = read(wanted.beside, beside)?;
+        }
+        Ok(found)
     }
 }
 
-/// Returns alternating keys and texts of documents as pairs.
-fn pairs(texts: Vec<String>) -> impl Iterator<Item = (String, String)> {
-    let mut texts = texts.into_iter();
-    std::iter::from_fn(move || texts.next().zip(texts.next()))
+/// The answer of `range.lua`. Another program may have written texts that are no text.
+type RangeAnswer = (String, Vec<RawText>, Vec<RawText>, RawText, RawText);
+type RawText = Vec<u8>;
+
+/// The documents of a range, and those that a snapshot has besides.
+struct FoundRange {
+    head: Head,
+    indexed: Vec<RawRow>,
+    whole: Vec<Document>,
+    one: Option<Document>,
+    beside: Option<Document>,
 }
 
 /// Reads the alternating keys and documents of a hash, which has no order.
-fn in_order(kind: Kind, texts: Vec<String>) -> Result<Vec<Document>, StoreError> {
-    let mut texts: Vec<(String, String)> = pairs(texts).collect();
+fn in_order(kind: Kind, texts: Vec<Vec<u8>>) -> Result<Vec<Document>, StoreError> {
+    let mut texts: Vec<(Vec<u8>, Vec<u8>)> = pairs(texts).collect();
     texts.sort();
     texts.into_iter().filter_map(|(key, text)| document(kind, &key, &text).transpose()).collect()
 }
@@ -213,15 +228,14 @@ fn room(info: &InfoDict) -> Option<Room> {
     Some(Room { medium: Medium::Memory, free, size })
 }
 
-/// Reads a document; none for a deleted one. A sealed one without a version is another program's, and must not keep others from
-/// being read.
-fn document(kind: Kind, key: &str, text: &str) -> Result<Option<Document>, StoreError> {
-    match parse_document(kind.noun, text) {
-        Ok((version, body)) => {
-            Ok((!body.is_empty()).then(|| Document::from_text(key, version, body.to_owned())))
-        }
-        Err(_) if kind.is_sealed => Ok(Some(Document::unreadable(key))),
-        Err(error) => Err(error),
+/// Reads a document; none for a deleted one. A sealed one without a version, or that is no text, is another program's, and must not
+/// keep others from being read.
+fn document(kind: Kind, key: &[u8], text: &[u8]) -> Result<Option<Document>, StoreError> {
+    match (str::from_utf8(key), parse_document(text)) {
+        (Ok(_), Some((_, ""))) => Ok(None),
+        (Ok(key), Some((version, body))) => Ok(Some(Document::from_text(key, version, body.to_owned()))),
+        _ if kind.is_sealed => Ok(Some(Document::unreadable(&*String::from_utf8_lossy(key)))),
+        _ => Err(corrupt(kind.noun, message("it has no version, or is no text"))),
     }
 }
 
@@ -234,18 +248,18 @@ impl Backend for Redis {
     async fn get(&self, kind: Kind, key: &str) -> Result<Option<Document>, StoreError> {
         let mut get = redis::cmd("HGET");
         get.arg(self.server.key(kind.name)).arg(key);
-        let text: Option<String> = get.query_async(&mut self.reader.clone()).await.map_err(redis_failed)?;
-        text.map_or(Ok(None), |text| document(kind, key, &text))
+        let text: Option<Vec<u8>> = get.query_async(&mut self.reader.clone()).await.map_err(redis_failed)?;
+        text.map_or(Ok(None), |text| document(kind, key.as_bytes(), &text))
     }
 
     async fn last_version(&self, kind: Kind, key: &str) -> Result<LastVersion, StoreError> {
         let mut get = redis::cmd("HGET");
         get.arg(self.server.key(kind.name)).arg(key);
-        let text: Option<String> = get.query_async(&mut self.reader.clone()).await.map_err(redis_failed)?;
-        let read = |text: &str| match parse_document(kind.noun, text) {
-            Ok((version, body)) => LastVersion { version, is_there: !body.is_empty() },
+        let text: Option<Vec<u8>> = get.query_async(&mut self.reader.clone()).await.map_err(redis_failed)?;
+        let read = |text: &[u8]| match parse_document(text) {
+            Some((version, body)) => LastVersion { version, is_there: !body.is_empty() },
             // As `commit.lua` takes it.
-            Err(_) => LastVersion { version: 0, is_there: true },
+            None => LastVersion { version: 0, is_there: true },
         };
         Ok(text.as_deref().map(read).unwrap_or_default())
     }
@@ -254,7 +268,7 @@ impl Backend for Redis {
         // At one instant: the log up to this head has every change of the record that was read.
         let (head, text) = self.server.head_and(&mut self.reader.clone(), Some((kind.name, key))).await?;
         self.writer.confirmed(head).await?;
-        let found = text.map_or(Ok(None), |text| document(kind, key, &text))?;
+        let found = text.map_or(Ok(None), |text| document(kind, key.as_bytes(), &text))?;
         Ok(Durable::new(found))
     }
 
@@ -264,19 +278,30 @@ impl Backend for Redis {
         in_order(kind, get.query_async(&mut self.reader.clone()).await.map_err(redis_failed)?)
     }
 
-    async fn range(&self, kind: Kind, range: Range<'_>) -> Result<Vec<Document>, StoreError> {
-        Ok(self.read_range(kind, range, None).await?.1)
+    async fn range(&self, kind: Kind, range: Range<'_>) -> Result<DocumentPage, StoreError> {
+        let (after, before) = (range.after.map(str::as_bytes), range.before.map(str::as_bytes));
+        let found = self.read_range(kind, range, (after, before), None).await?;
+        let mut page = PageBuilder::of(found.indexed, range.limit);
+        while let Some(last) = page.read_after.take() {
+            let bounds = match range.order {
+                Order::Ascending => (Some(last.as_slice()), before),
+                Order::Descending => (after, Some(last.as_slice())),
+            };
+            let more = Range { limit: READ_ON, ..range };
+            page.read_on(self.read_range(kind, more, bounds, None).await?.indexed);
+        }
+        Ok(page.page)
     }
 
     async fn scan(&self, kind: Kind, from: Option<&str>, limit: usize) -> Result<DocumentPage, StoreError> {
         let mut scan = redis::cmd("HSCAN");
         scan.arg(self.server.key(kind.name)).arg(from.unwrap_or("0")).arg("COUNT").arg(limit);
-        let (next, pairs): (String, Vec<(String, String)>) =
+        let (next, texts): (String, Vec<Vec<u8>>) =
             scan.query_async(&mut self.reader.clone()).await.map_err(redis_failed)?;
         // Redis may answer a key twice.
-        let pairs: BTreeMap<String, String> = pairs.into_iter().collect();
+        let texts: BTreeMap<Vec<u8>, Vec<u8>> = pairs(texts).collect();
         let mut documents = Vec::new();
-        for (key, text) in pairs {
+        for (key, text) in texts {
             documents.extend(document(kind, &key, &text)?);
         }
         Ok(DocumentPage { documents, next: Some(next).filter(|next| next != "0") })
@@ -290,10 +315,12 @@ impl Backend for Redis {
 
     async fn snapshot(&self, lease: &Lease, wanted: SnapshotQuery<'_>) -> Result<Snapshot, StoreError> {
         let range = Range::all(wanted.index);
-        let (head, indexed, whole, one) = self.read_range(wanted.kind, range, Some((lease, wanted))).await?;
+        let found = self.read_range(wanted.kind, range, (None, None), Some((lease, wanted))).await?;
+        let FoundRange { head, indexed, whole, one, beside } = found;
         // Another broker's commit shows before its replicas have it: no window opens on a record that may be lost (I4).
         self.writer.confirmed(head).await?;
-        Ok(Snapshot { indexed, whole, one, seq: head.seq })
+        let indexed = indexed.into_iter().map(|row| row.document).collect();
+        Ok(Snapshot { indexed, whole, beside, one, seq: head.seq })
     }
 
     async fn audit_lines(&self, after: u64, limit: usize) -> Result<Vec<(u64, String)>, StoreError> {
@@ -303,9 +330,13 @@ impl Backend for Redis {
         let count = u64::try_from(limit).unwrap_or(MOST_LINES).min(MOST_LINES);
         let mut script = self.lines_script.key(&self.server.prefix);
         script.arg(after).arg(count);
-        let (first, lines): (u64, Vec<String>) =
+        let (first, lines): (u64, Vec<Vec<u8>>) =
             script.invoke_async(&mut self.reader.clone()).await.map_err(redis_failed)?;
-        Ok((first..).zip(lines).collect())
+        let line = |(seq, line): (u64, Vec<u8>)| match String::from_utf8(line) {
+            Ok(line) => Ok((seq, line)),
+            Err(source) => Err(corrupt(&format!("audit record {seq}"), source)),
+        };
+        (first..).zip(lines).map(line).collect()
     }
 
     async fn audit_base(&self) -> Result<Head, StoreError> {

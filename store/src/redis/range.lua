@@ -1,17 +1,20 @@
--- Reads documents by an index, at one instant, with the head, every document of another kind, and one of a third.
+-- Reads documents by an index, at one instant, with the head, every document of another kind, and single ones of a third and a fourth.
 --
 -- KEYS[1]: the prefix of every key. ARGV: the kind; the index; '-' or '(' and the key after which to begin; '+' or '(' and the
 -- key before which to end; '-' to go backward and '+' to go forward; the most documents; the other kind, or nothing; for a read
--- under a lease, the membership, the target, the token, the third kind and the key in it; and last the known head.
+-- under a lease, the membership, the target, the token, the third kind and the key in it, the fourth kind and the key in it; and
+-- last the known head.
 -- Answers the head, as `known.lua` does, the index's keys and documents alternately, the other kind's keys and documents
--- alternately, and the document of the third kind, or nothing; or 'lost' in place of the head if another member holds the lease.
-local p, kind, one = KEYS[1], ARGV[1], ''
+-- alternately, and the documents of the third and the fourth kind, or nothing; or 'lost' in place of the head if another member holds
+-- the lease.
+local p, kind, one, beside = KEYS[1], ARGV[1], '', ''
 if #ARGV > 8 then
     local is_held = redis.call('HGET', p .. 'leases', ARGV[9]) == ARGV[8] .. ' ' .. ARGV[10]
     if not is_held or redis.call('EXISTS', p .. 'alive:' .. ARGV[8]) == 0 then
-        return { 'lost', {}, {}, '' }
+        return { 'lost', {}, {}, '', '' }
     end
     one = redis.call('HGET', p .. ARGV[11], ARGV[12]) or ''
+    beside = redis.call('HGET', p .. ARGV[13], ARGV[14]) or ''
 end
 local index, keys = p .. 'index:' .. kind .. ':' .. ARGV[2], nil
 if ARGV[5] == '-' then
@@ -28,4 +31,4 @@ local whole = {}
 if ARGV[7] ~= '' then
     whole = redis.call('HGETALL', p .. ARGV[7])
 end
-return { head_beside(p, ARGV[#ARGV]), documents, whole, one }
+return { head_beside(p, ARGV[#ARGV]), documents, whole, one, beside }

@@ -4,11 +4,10 @@ use redis::aio::ConnectionLike;
 
 use super::commands::{PAGE, command, guarded};
 use super::error::redis_failed;
-use super::keys::parse_document;
-use super::marks::UPGRADE;
+use super::keys::{pairs, parse_document};
 use super::server::Server;
 use crate::error::StoreError;
-use crate::records::SEALED;
+use crate::records::{SEALED, SealedKind};
 use crate::seal::{Sealed, Sealing, has_seal};
 
 /// The key with the name of the records key.
@@ -54,34 +53,38 @@ pub(super) async fn has_records<C: ConnectionLike + Send>(
     connection: &mut C,
 ) -> Result<bool, StoreError> {
     let mut count = redis::cmd("EXISTS");
-    count.arg(SEALED.map(|kind| server.key(kind.name)).as_slice());
+    count.arg(SEALED.map(|sealed| server.key(sealed.kind.name)).as_slice());
     let found: u64 = count.query_async(connection).await.map_err(redis_failed)?;
     Ok(found > 0)
 }
 
-/// Seals every record that has no seal, while the mark of an upgrade is there. Reports whether it was; repeating it changes nothing.
+/// Seals every record that has no seal and can be read, while the mark of an upgrade is there. Reports whether it was; repeating it
+/// changes nothing.
 pub(super) async fn seal_all<C: ConnectionLike + Send>(
     server: &Server,
     connection: &mut C,
     sealing: &Sealing,
+    mark: (&str, &str),
 ) -> Result<bool, StoreError> {
     let sealer = sealing.sealer(&server.tenant);
-    for kind in SEALED {
+    for SealedKind { kind, reads } in SEALED {
         let mut cursor = "0".to_owned();
         loop {
             let mut scan = redis::cmd("HSCAN");
             scan.arg(server.key(kind.name)).arg(&cursor).arg("COUNT").arg(PAGE);
-            let (next, pairs): (String, Vec<(String, String)>) =
+            let (next, texts): (String, Vec<Vec<u8>>) =
                 scan.query_async(connection).await.map_err(redis_failed)?;
             let mut commands = Vec::new();
-            for (key, text) in &pairs {
-                let (version, body) = parse_document(kind.noun, text)?;
-                if !body.is_empty() && !has_seal(body) {
+            for (key, text) in pairs(texts) {
+                let (Ok(key), Some((version, body))) = (str::from_utf8(&key), parse_document(&text)) else {
+                    continue;
+                };
+                if !has_seal(body) && reads(body) {
                     let sealed = sealer.seal(Sealed { kind: kind.name, key, version }, body);
                     commands.push(command(["HSET", kind.name, key, &format!("{version} {sealed}")]));
                 }
             }
-            if !guarded(server, connection, UPGRADE, &commands).await? {
+            if !guarded(server, connection, mark, &commands).await? {
                 return Ok(false);
             }
             cursor = next;

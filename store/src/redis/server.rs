@@ -10,6 +10,7 @@ use redis::aio::{ConnectionLike, MultiplexedConnection, PubSub};
 use super::connection::SharedConnection;
 use super::discovery::Discovery;
 use super::error::{failed, message, redis_failed};
+use super::keys::MOST_LINES;
 use super::rollback::{HeadReply, RollbackGuard};
 use super::settings::RedisSettings;
 use crate::error::StoreError;
@@ -26,6 +27,7 @@ pub(super) struct Server {
     pub(super) replicas: usize,
     pub(super) guard: Arc<RollbackGuard>,
     head: Script,
+    has: Script,
 }
 
 impl Server {
@@ -33,8 +35,9 @@ impl Server {
         let prefix = format!("{{postern:{}}}:", settings.tenant);
         let discovery = Arc::new(Discovery::new(settings.clone(), format!("{prefix}schema")));
         let guard = Arc::new(RollbackGuard::new(settings.replicas > 0));
-        let head = Script::new(script!("head.lua"));
-        Self { discovery, prefix, tenant: settings.tenant.clone(), replicas: settings.replicas, guard, head }
+        let (head, has) = (Script::new(script!("head.lua")), Script::new(include_str!("has.lua")));
+        let (tenant, replicas) = (settings.tenant.clone(), settings.replicas);
+        Self { discovery, prefix, tenant, replicas, guard, head, has }
     }
 
     /// Opens a connection to the primary for one caller, who must open another after any error.
@@ -69,14 +72,14 @@ impl Server {
         &self,
         connection: &mut (impl ConnectionLike + Send),
         field: Option<(&str, &str)>,
-    ) -> Result<(Head, Option<String>), StoreError> {
+    ) -> Result<(Head, Option<Vec<u8>>), StoreError> {
         let mut script = self.head.key(&self.prefix);
         let command = |known| async move {
             script.arg(self.text_of(&known));
             if let Some((hash, field)) = field {
                 script.arg(hash).arg(field);
             }
-            let (head, value): (String, Option<String>) =
+            let (head, value): (String, Option<Vec<u8>>) =
                 script.invoke_async(connection).await.map_err(redis_failed)?;
             Ok((HeadReply::parse(&head)?, value))
         };
@@ -95,23 +98,19 @@ impl Server {
         super::keys::head_of(&text.unwrap_or_default())
     }
 
-    /// Reports whether the audit log has each of these heads at its number.
+    /// Reports whether the audit log has each of these heads at its number, at one instant. A record that has left the store is not there.
     pub(super) async fn has(
         &self,
         connection: &mut (impl ConnectionLike + Send),
         heads: &[Head],
     ) -> Result<Vec<bool>, StoreError> {
-        let base = self.base(connection).await?.seq;
-        let mut lines = redis::pipe();
+        let mut script = self.has.key(&self.prefix);
         for head in heads {
-            // A record that has left the store is not there. Below zero the index would count from the end.
-            let index = head.seq.checked_sub(base + 1).and_then(|index| i64::try_from(index).ok());
-            let index = index.unwrap_or(i64::MAX);
-            lines.lindex(self.key("audit"), isize::try_from(index).unwrap_or(isize::MAX));
+            script.arg(head.seq.min(MOST_LINES));
         }
-        let lines: Vec<Option<String>> = lines.query_async(connection).await.map_err(redis_failed)?;
-        let is_there = |(head, line): (&Head, Option<String>)| {
-            let record = line.and_then(|line| serde_json::from_str::<AuditRecord>(&line).ok());
+        let lines: Vec<Vec<u8>> = script.invoke_async(connection).await.map_err(redis_failed)?;
+        let is_there = |(head, line): (&Head, Vec<u8>)| {
+            let record = serde_json::from_slice::<AuditRecord>(&line).ok();
             *head == Head::EMPTY || record.is_some_and(|record| record.head() == *head)
         };
         Ok(heads.iter().zip(lines).map(is_there).collect())

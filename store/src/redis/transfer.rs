@@ -12,7 +12,7 @@ use super::commands::{Command, command, guarded, index};
 use super::confirmed::CONFIRM_TIMEOUT;
 use super::connection::SharedConnection;
 use super::error::{failed, message, redis_failed};
-use super::keys::{SCHEMA, head_of, parse_document};
+use super::keys::{SCHEMA, head_of, pairs, parse_document};
 use super::marks::{INCOMPLETE, MOVED, incomplete};
 use super::sealing::{self, SEALED_MARK};
 use super::server::Server;
@@ -21,7 +21,7 @@ use super::upgrade::upgrade;
 use crate::body::corrupt;
 use crate::error::{MigrationError, StoreError};
 use crate::indexes::Indexes;
-use crate::kind::Part;
+use crate::kind::{Part, is_kind_name};
 use crate::seal::{Sealer, Sealing};
 use crate::transfer::{Counts, Item, PAGE, Page, Source, Target};
 
@@ -96,8 +96,9 @@ impl Transfer {
     async fn count(&mut self) -> Result<Counts, StoreError> {
         let mut members = redis::cmd("SMEMBERS");
         members.arg(self.server.key("kinds"));
-        let kinds: Vec<String> = members.query_async(&mut self.shared).await.map_err(redis_failed)?;
-        let parts = kinds.into_iter().map(Part::Records).chain([Part::Audit]);
+        let kinds: Vec<Vec<u8>> = members.query_async(&mut self.shared).await.map_err(redis_failed)?;
+        let kinds = kinds.into_iter().filter_map(|kind| String::from_utf8(kind).ok());
+        let parts = kinds.filter(|kind| is_kind_name(kind)).map(Part::Records).chain([Part::Audit]);
         let mut counts = Counts::new();
         for part in parts {
             let (command, key) = match &part {
@@ -121,33 +122,36 @@ impl Transfer {
         let lines: Vec<String> = range.query_async(&mut self.shared).await.map_err(redis_failed)?;
         let next = (lines.len() == PAGE).then(|| (first + PAGE as u64).to_string());
         let base = self.server.base(&mut self.shared).await?.seq;
-        Ok(Page {
-            items: (base + first + 1..).zip(lines).map(|(seq, line)| Item::Audit { seq, line }).collect(),
-            next,
-        })
+        let items = (base + first + 1..).zip(lines).map(|(seq, line)| Item::Audit { seq, line }).collect();
+        Ok(Page { items, left_out: Vec::new(), next })
     }
 
     async fn documents(&mut self, kind: &str, from: &str) -> Result<Page, StoreError> {
         let mut scan = redis::cmd("HSCAN");
         scan.arg(self.server.key(kind)).arg(from).arg("COUNT").arg(PAGE);
-        let (next, pairs): (String, Vec<(String, String)>) =
+        let (next, texts): (String, Vec<Vec<u8>>) =
             scan.query_async(&mut self.shared).await.map_err(redis_failed)?;
+        let pairs: Vec<(Vec<u8>, Vec<u8>)> = pairs(texts).collect();
         let mut get = redis::cmd("HMGET");
         get.arg(self.server.key(&format!("indexed:{kind}")));
         get.arg(pairs.iter().map(|(key, _)| key).collect::<Vec<_>>());
-        let indexes: Vec<Option<String>> = if pairs.is_empty() {
+        let indexes: Vec<Option<Vec<u8>>> = if pairs.is_empty() {
             Vec::new()
         } else {
             get.query_async(&mut self.shared).await.map_err(redis_failed)?
         };
-        let mut items = Vec::new();
+        let (mut items, mut left_out) = (Vec::new(), Vec::new());
         for ((key, text), indexes) in pairs.into_iter().zip(indexes) {
-            let (version, body) = parse_document(kind, &text)?;
+            let (Ok(key), Some((version, body))) = (str::from_utf8(&key), parse_document(&text)) else {
+                left_out.push(key);
+                continue;
+            };
             let body = Some(body.to_owned()).filter(|body| !body.is_empty());
-            let indexes = Indexes::from_text(indexes.unwrap_or_default());
-            items.push(Item::Document { kind: kind.to_owned(), key, version, body, indexes });
+            let indexes = String::from_utf8(indexes.unwrap_or_default()).unwrap_or_default();
+            let (kind, key, indexes) = (kind.to_owned(), key.to_owned(), Indexes::from_text(indexes));
+            items.push(Item::Document { kind, key, version, body, indexes });
         }
-        Ok(Page { items, next: Some(next).filter(|next| next != "0") })
+        Ok(Page { items, left_out, next: Some(next).filter(|next| next != "0") })
     }
 
     /// Deletes what an earlier migration has left. The marks stay.

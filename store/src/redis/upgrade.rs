@@ -5,20 +5,21 @@
 //! later step can be repeated, and is made only while the mark is there. A broker that finds the mark repeats the upgrade from
 //! its first step, and joins the members once the mark is gone.
 //!
-//! Schema 3 kept records without seals: a data directory that has no key yet seals them as they are, once. Every other one leaves
-//! them, and they are forged. Schema 2 kept requests and join tokens without versions, and the indexes of grants under names of their own.
+//! Schema 3 kept records without seals: a data directory that has no key yet seals them as they are, once, and only it removes the mark
+//! of such an upgrade. Every other one leaves them, and they are forged. So is a record that cannot be read: it keeps no broker from
+//! starting. Schema 2 kept requests and join tokens without versions, and the indexes of grants under names of their own.
 
 use postern_core::{Grant, GrantId, PrincipalKey};
 use redis::Script;
 use redis::aio::ConnectionLike;
 
 use super::commands::{Command, PAGE, command, guarded, index};
-use super::error::{message, redis_failed};
-use super::keys::{SCHEMA, parse_document};
-use super::marks::{UPGRADE, UPGRADING};
+use super::error::{failed, message, redis_failed};
+use super::keys::{SCHEMA, pairs, parse_document};
+use super::marks::{SEALS_ALL, UPGRADE, UPGRADING};
 use super::sealing::{has_records, key_id, seal_all};
 use super::server::Server;
-use crate::body::{corrupt, from_body, to_body};
+use crate::body::{from_body, to_body};
 use crate::error::StoreError;
 use crate::record::Record as _;
 use crate::records::request::{RequestKey, RequestRecord};
@@ -30,7 +31,7 @@ const OLD_INDEXES: [&str; 5] = ["all", "open", "of:*", "on:*", "open:*"];
 /// Upgrades a store, if it is of an older schema or if an upgrade of it was not completed.
 ///
 /// # Errors
-/// The store was written by a newer broker or sealed with another key, or a record in it cannot be read.
+/// The store was written by a newer broker or sealed with another key, or another broker has to complete the upgrade.
 pub(super) async fn upgrade<C: ConnectionLike + Send>(
     server: &Server,
     connection: &mut C,
@@ -56,26 +57,30 @@ pub(super) async fn upgrade<C: ConnectionLike + Send>(
     let script = Script::new(include_str!("upgrade.lua"));
     let mut script = script.key(&server.prefix);
     script.arg(SCHEMA).arg(sealing.sealer(&server.tenant).key_id());
-    if script.invoke_async::<String>(connection).await.map_err(redis_failed)? == "other" {
-        return Err(StoreError::OtherKey);
-    }
+    script.arg(if sealing.is_first() { SEALS_ALL } else { UPGRADE });
+    let answer: String = script.invoke_async(connection).await.map_err(redis_failed)?;
+    let mark = match answer.as_str() {
+        "other" => return Err(StoreError::OtherKey),
+        SEALS_ALL if !sealing.is_first() => {
+            let what = "another broker seals the records of this store for the first time; let it start, and then this one";
+            return Err(failed(message(what)));
+        }
+        mark => (UPGRADING, mark),
+    };
     for (kind, change) in [("requests", request as Change), ("tokens", token), ("grants", grant)] {
         let mut cursor = "0".to_owned();
         loop {
             let mut scan = redis::cmd("HSCAN");
             scan.arg(server.key(kind)).arg(&cursor).arg("COUNT").arg(PAGE);
-            let (next, pairs): (String, Vec<(String, String)>) =
+            let (next, texts): (String, Vec<Vec<u8>>) =
                 scan.query_async(connection).await.map_err(redis_failed)?;
-            let mut commands = Vec::new();
-            for (field, text) in pairs {
-                match change(field, text) {
-                    Ok(changes) => commands.extend(changes),
-                    // This data directory has sealed its records: what is neither sealed nor whole is another program's.
-                    Err(_) if !sealing.is_first() => {}
-                    Err(error) => return Err(error),
-                }
-            }
-            if !guarded(server, connection, UPGRADE, &commands).await? {
+            let texts = pairs(texts).filter_map(|(field, text)| {
+                Some((String::from_utf8(field).ok()?, String::from_utf8(text).ok()?))
+            });
+            // A record that cannot be read stays as it is, without a seal.
+            let commands: Vec<Command> =
+                texts.filter_map(|(field, text)| change(field, text)).flatten().collect();
+            if !guarded(server, connection, mark, &commands).await? {
                 // Another broker has completed it.
                 return Ok(());
             }
@@ -86,40 +91,40 @@ pub(super) async fn upgrade<C: ConnectionLike + Send>(
         }
     }
     remove_old_indexes(server, connection).await?;
-    if sealing.is_first() && !seal_all(server, connection, sealing).await? {
+    if sealing.is_first() && !seal_all(server, connection, sealing, mark).await? {
         return Ok(());
     }
     let done = vec!["DEL".to_owned(), UPGRADING.to_owned()];
-    guarded(server, connection, UPGRADE, &[done]).await.map(drop)
+    guarded(server, connection, mark, &[done]).await.map(drop)
 }
 
-/// Returns the commands that upgrade a record; none if it is as it should be.
-type Change = fn(String, String) -> Result<Vec<Command>, StoreError>;
+/// Returns the commands that upgrade a record, which are none if it is as it should be; or nothing if it cannot be read.
+type Change = fn(String, String) -> Option<Vec<Command>>;
 
-fn request(field: String, text: String) -> Result<Vec<Command>, StoreError> {
-    if parse_document("request", &text).is_ok() {
-        return Ok(Vec::new());
+fn request(field: String, text: String) -> Option<Vec<Command>> {
+    if parse_document(text.as_bytes()).is_some() {
+        return Some(Vec::new());
     }
-    let broken = || corrupt("request", message("its key is not as it was written"));
-    let (principal, key) = field.split_once(' ').ok_or_else(broken)?;
-    let principal: PrincipalKey = principal.parse().map_err(|source| corrupt("request", source))?;
-    let grant: GrantId = text.parse().map_err(|source| corrupt("request", source))?;
-    let (key, body) = (RequestKey::new(&principal, key).to_string(), to_body(&RequestRecord { grant })?);
+    let (principal, key) = field.split_once(' ')?;
+    let principal: PrincipalKey = principal.parse().ok()?;
+    let grant: GrantId = text.parse().ok()?;
+    let (key, body) = (RequestKey::new(&principal, key).to_string(), to_body(&RequestRecord { grant }).ok()?);
     let mut commands = vec![command(["HSET", "requests", &key, &format!("1 {body}")])];
     if key != field {
         commands.push(command(["HDEL", "requests", &field]));
     }
-    Ok(commands)
+    Some(commands)
 }
 
-fn token(field: String, text: String) -> Result<Vec<Command>, StoreError> {
-    let is_old = parse_document("join token", &text).is_err();
-    Ok(is_old.then(|| command(["HSET", "tokens", &field, &format!("1 {text}")])).into_iter().collect())
+fn token(field: String, text: String) -> Option<Vec<Command>> {
+    let is_old = parse_document(text.as_bytes()).is_none();
+    Some(is_old.then(|| command(["HSET", "tokens", &field, &format!("1 {text}")])).into_iter().collect())
 }
 
-fn grant(field: String, text: String) -> Result<Vec<Command>, StoreError> {
-    let (_, body) = parse_document("grant", &text)?;
-    Ok(index("grants", &field, &from_body::<Grant>("grant", without_seal(body))?.indexes()))
+fn grant(field: String, text: String) -> Option<Vec<Command>> {
+    let (_, body) = parse_document(text.as_bytes())?;
+    let grant: Grant = from_body("grant", without_seal(body)).ok()?;
+    Some(index("grants", &field, &grant.indexes()))
 }
 
 async fn remove_old_indexes<C: ConnectionLike + Send>(

@@ -305,8 +305,10 @@ impl Backend for MemoryBackend {
         Ok(self.lock().read(kind).list(kind))
     }
 
-    async fn range(&self, kind: Kind, range: Range<'_>) -> Result<Vec<Document>, StoreError> {
-        Ok(self.lock().read(kind).range(kind, range))
+    async fn range(&self, kind: Kind, range: Range<'_>) -> Result<DocumentPage, StoreError> {
+        let documents = self.lock().read(kind).range(kind, range);
+        let next = documents.last().filter(|_| documents.len() >= range.limit);
+        Ok(DocumentPage { next: next.map(|last| last.key.to_string()), documents })
     }
 
     async fn scan(&self, kind: Kind, from: Option<&str>, limit: usize) -> Result<DocumentPage, StoreError> {
@@ -324,8 +326,11 @@ impl Backend for MemoryBackend {
     async fn snapshot(&self, _: &Lease, wanted: SnapshotQuery<'_>) -> Result<Snapshot, StoreError> {
         let one = self.get(wanted.one.0, wanted.one.1).await?;
         let state = &self.lock().state;
+        let (kind, key) = wanted.beside;
+        let beside = state.by_key.get(&(kind.name, key.to_owned())).and_then(|kept| kept.present.as_ref());
         Ok(Snapshot {
             one,
+            beside: beside.map(|(document, _)| document.clone()),
             indexed: state.range(wanted.kind, Range::all(wanted.index)),
             whole: state.list(wanted.whole),
             seq: state.head.seq,

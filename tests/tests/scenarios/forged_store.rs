@@ -94,6 +94,41 @@ fn i1_a_store_without_its_policies_takes_no_protection_off() {
 }
 
 #[test]
+fn i1_a_change_of_one_policy_does_not_make_the_loss_of_another_the_rule() {
+    let mut world = HostWorld::new();
+    attack(
+        &mut world,
+        &[
+            "DELETE FROM documents WHERE place GLOB 'policies/*'",
+            "DELETE FROM documents WHERE place GLOB 'manifests/*'",
+        ],
+    );
+    let listed = world.admin.cli().run(&["policy", "list"]);
+    assert!(listed.code == 0 && listed.err.contains("went back"), "{} {}", listed.code, listed.err);
+    world.admin.put_policy(a_policy().named("other").on("host:other").port("tcp/22").wire()).unwrap();
+    let listed = world.admin.cli().run(&["policy", "list"]);
+    assert!(
+        listed.out.contains("other") && listed.err.contains("is missing"),
+        "{} {}",
+        listed.out,
+        listed.err
+    );
+    let refused = Refusal::from(world.alice.request(&ask_for(&world.net.alice)).unwrap_err());
+    assert_eq!(refused.reason, "POLICIES_LOST", "{refused:?}");
+    world.admin.wait_in_sync(VM);
+    assert_eq!(
+        world.net.mallory.reach(world.net.vm.tcp(TCP)),
+        Reach::Filtered,
+        "the host keeps its protection"
+    );
+
+    world.admin.put_policy(usual_policy().wire()).unwrap();
+    world.admin.wait_in_sync(VM);
+    world.alice.open(&ask_for(&world.net.alice).seconds(60));
+    assert_eq!(world.net.alice.reach(world.net.vm.tcp(TCP)), Reach::Open);
+}
+
+#[test]
 fn i7_a_forged_join_token_enrols_no_host() {
     let mut world = HostWorld::without_agent(usual_policy());
     let token = world.admin.join_token(VM, None).unwrap();

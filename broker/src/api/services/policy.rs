@@ -13,7 +13,7 @@ use super::reads::within_answer;
 use crate::api::error::to_status;
 use crate::api::request::caller;
 use crate::app::App;
-use crate::app::policies::{self, PolicyView};
+use crate::app::policies::{self, PolicyPage, PolicyView};
 
 pub(super) struct PolicyApi {
     pub(super) app: Arc<App>,
@@ -48,14 +48,15 @@ impl PolicyService for PolicyApi {
     ) -> Result<Response<v1::ListPoliciesResponse>, Status> {
         let caller = caller(&request)?;
         let (size, after) = convert::page(request.get_ref().page.as_ref()).map_err(|e| invalid(&e))?;
-        let (policies, next) =
+        let PolicyPage { views, next, trouble } =
             policies::list(&self.app, &caller, size, after.as_deref()).await.map_err(to_status)?;
         let (policies, next_page_token) = within_answer(
-            policies.iter().map(|policy| wire(policy, &caller.principal)).collect(),
+            views.iter().map(|policy| wire(policy, &caller.principal)).collect(),
             next.map(|name| name.to_string()),
             |policy: &v1::Policy| policy.name.clone(),
         );
-        Ok(Response::new(v1::ListPoliciesResponse { policies, next_page_token }))
+        let warnings = trouble.into_iter().collect();
+        Ok(Response::new(v1::ListPoliciesResponse { policies, next_page_token, warnings }))
     }
 
     async fn delete_policy(

@@ -1,7 +1,7 @@
 //! Listing policies, for each role, and keeping them.
 
-use postern_store::StoreError;
 use postern_store::testing::memory::Fault;
+use postern_store::{PolicyManifest, Record, SeenPolicies, StoreError};
 
 use super::*;
 use crate::testing::builders::{a_policy, key};
@@ -29,8 +29,8 @@ async fn i7_a_requester_lists_the_policies_under_which_it_may_request_and_no_oth
         (Role::Reader, "carol", &["all", "bobs", "both"]),
         (Role::Administrator, "carol", &["all", "bobs", "both"]),
     ] {
-        let (views, next) = list(&app.app, &caller(role, who), 10, None).await.unwrap();
-        assert_eq!((names(&views), next), (expected.to_vec(), None), "{role}/{who}");
+        let PolicyPage { views, next, trouble } = list(&app.app, &caller(role, who), 10, None).await.unwrap();
+        assert_eq!((names(&views), next, trouble), (expected.to_vec(), None, None), "{role}/{who}");
         let is_whole = views.iter().all(|view| matches!(view, PolicyView::Whole(_)));
         assert_eq!(is_whole, role != Role::Requester, "{role}/{who}");
     }
@@ -40,7 +40,7 @@ async fn i7_a_requester_lists_the_policies_under_which_it_may_request_and_no_oth
 async fn i7_a_requester_sees_the_limits_of_a_policy_and_nothing_else_of_it() {
     let policy = policy_of("both", &["alice", "bob"]);
     let app = TestApp::under([policy.clone()]).await;
-    let (views, _) = list(&app.app, &caller(Role::Requester, "alice"), 10, None).await.unwrap();
+    let views = list(&app.app, &caller(Role::Requester, "alice"), 10, None).await.unwrap().views;
     let Policy { name, targets, ports, layers, approval_required, .. } = policy;
     assert_eq!(
         views,
@@ -54,9 +54,9 @@ async fn a_page_counts_only_the_policies_that_the_caller_sees() {
         [policy_of("a", &["bob"]), policy_of("b", &[]), policy_of("c", &["bob"]), policy_of("d", &[])];
     let app = TestApp::under(policies).await;
     let alice = caller(Role::Requester, "alice");
-    let (views, next) = list(&app.app, &alice, 1, None).await.unwrap();
+    let PolicyPage { views, next, .. } = list(&app.app, &alice, 1, None).await.unwrap();
     assert_eq!((names(&views), next.as_ref().map(Name::as_str)), (vec!["b"], Some("b")));
-    let (views, next) = list(&app.app, &alice, 1, Some("b")).await.unwrap();
+    let PolicyPage { views, next, .. } = list(&app.app, &alice, 1, Some("b")).await.unwrap();
     assert_eq!((names(&views), next), (vec!["d"], None));
 }
 
@@ -96,20 +96,23 @@ fn lose(test: &TestApp) {
 
 #[tokio::test]
 async fn i7_with_a_forged_or_lost_policy_nothing_is_granted_until_it_is_applied_again_or_deleted() {
-    let admin = caller(Role::Administrator, "admin");
+    let (admin, alice) = (caller(Role::Administrator, "admin"), caller(Role::Requester, "alice"));
     for (attack, is_healed_by_a_delete) in
         [(forge as fn(&TestApp), false), (forge, true), (lose, false), (lose, true)]
     {
         let test = TestApp::under([policy_of("a", &[]), policy_of("b", &[])]).await;
         attack(&test);
-        let refused = list(&test.app, &admin, 10, None).await.unwrap_err().to_string();
+        let refused = list(&test.app, &alice, 10, None).await.unwrap_err().to_string();
         assert!(refused.contains("the policy a"), "{refused}");
+        let PolicyPage { views, trouble, .. } = list(&test.app, &admin, 10, None).await.unwrap();
+        assert_eq!(names(&views), ["b"], "an administrator sees what is there");
+        assert!(trouble.is_some_and(|trouble| trouble.contains("the policy a")));
         if is_healed_by_a_delete {
             delete(&test.app, &admin, &"a".parse().unwrap()).await.unwrap();
         } else {
             put(&test.app, &admin, policy_of("a", &[]), None).await.unwrap();
         }
-        let (views, _) = list(&test.app, &admin, 10, None).await.unwrap();
+        let views = list(&test.app, &alice, 10, None).await.unwrap().views;
         assert_eq!(views.len(), if is_healed_by_a_delete { 1 } else { 2 });
     }
 }
@@ -129,14 +132,44 @@ async fn i1_a_policy_that_is_kept_is_written_once_more_if_agents_have_followed_n
 async fn i7_policies_older_than_those_that_this_broker_has_seen_grant_nothing_until_one_is_applied() {
     let (admin, alice) = (caller(Role::Administrator, "admin"), caller(Role::Requester, "alice"));
     let test = TestApp::under([policy_of("a", &[])]).await;
-    test.app.store.has_seen(40);
+    test.app.store.has_seen(&SeenPolicies { generation: 40, policies: None });
     let refused = list(&test.app, &alice, 10, None).await.unwrap_err().to_string();
     assert!(refused.contains("generation 40") && refused.contains("policy"), "{refused}");
-    let (views, _) = list(&test.app, &admin, 10, None).await.unwrap();
+    let PolicyPage { views, trouble, .. } = list(&test.app, &admin, 10, None).await.unwrap();
     assert_eq!(names(&views), ["a"], "an administrator compares them");
+    assert!(trouble.is_some_and(|trouble| trouble.contains("generation 40")));
     assert_eq!(put(&test.app, &admin, policy_of("a", &[]), None).await.unwrap().into_inner(), 2);
-    assert_eq!(list(&test.app, &alice, 10, None).await.unwrap().0.len(), 1);
+    assert_eq!(list(&test.app, &alice, 10, None).await.unwrap().views.len(), 1);
     assert_eq!(test.app.store.seen_generation(), 41, "it is kept before the answer");
+}
+
+#[tokio::test]
+async fn i1_a_change_of_one_policy_takes_no_protection_of_another_that_is_lost_with_the_manifest() {
+    let (admin, alice) = (caller(Role::Administrator, "admin"), caller(Role::Requester, "alice"));
+    let (policies, manifests) = (<Policy as Record>::KIND, <PolicyManifest as Record>::KIND);
+    let name = |text: &str| text.parse::<Name>().unwrap();
+    let lose_manifest = |test: &TestApp| test.store.lose(manifests, "policies");
+    let forge_manifest = |test: &TestApp| {
+        test.store.tamper(manifests, "policies", |text| text.replace("usual", "other") + " ");
+    };
+    for attack in [&lose_manifest as &dyn Fn(&TestApp), &forge_manifest] {
+        let test = TestApp::under([policy_of("a", &[]), policy_of("b", &[]), policy_of("c", &[])]).await;
+        test.app.policies_seen.look(&test.app.store).await.unwrap();
+        test.store.lose(policies, "a");
+        attack(&test);
+        let refused = async || list(&test.app, &alice, 10, None).await.unwrap_err().to_string();
+        refused().await;
+        let PolicyPage { views, trouble, .. } = list(&test.app, &admin, 10, None).await.unwrap();
+        assert_eq!((names(&views), trouble.is_some()), (vec!["b", "c"], true), "the list works meanwhile");
+
+        put(&test.app, &admin, policy_of("b", &["alice"]), None).await.unwrap();
+        assert!(refused().await.contains("the policy a is missing"), "{}", refused().await);
+        delete(&test.app, &admin, &name("c")).await.unwrap();
+        assert!(refused().await.contains("the policy a is missing"), "{}", refused().await);
+        delete(&test.app, &admin, &name("a")).await.unwrap();
+        let PolicyPage { views, trouble, .. } = list(&test.app, &admin, 10, None).await.unwrap();
+        assert_eq!((names(&views), trouble), (vec!["b"], None), "an administrator has said so");
+    }
 }
 
 #[tokio::test]

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use postern_core::audit::Outcome;
 use postern_core::{AccessRequest, Principal, Role};
+use postern_store::IssuedCertificate;
 use postern_store::testing::memory::Fault;
-use postern_store::{IssuedCertificate, Record as _};
 
 use super::*;
 use crate::app::access::KeyedRequest;
-use crate::principals::{Issuance, IssuedEntry, with_issued};
+use crate::principals::{Issuance, IssuedEntry, Revocations, with_issued};
 use crate::testing::builders::{a_policy, key, name};
 use crate::testing::{TestApp, caller};
 
@@ -137,6 +137,38 @@ async fn i8_a_repeated_revocation_does_what_the_first_left_undone() {
     revoke(&test.app, &admin(), &of_serial("0b")).await.unwrap();
     let records = test.audited("principal.revoked").await;
     assert_eq!(records.len(), 5, "four of the principal, and one of the certificate");
+}
+
+#[tokio::test]
+async fn i7_a_revocation_that_was_lost_or_forged_is_made_again_on_brokers_that_run() {
+    for is_forged in [false, true] {
+        let (test, other) = (TestApp::under([a_policy().build()]).await, Revocations::default());
+        for _ in 0..3 {
+            revoke(&test.app, &admin(), &of("alice")).await.unwrap();
+        }
+        other.read(&test.app.store).await.unwrap();
+        let of_alice = of("alice").proof.to_string();
+        if is_forged {
+            drop(test.store.tamper(Revocation::KIND, &of_alice, |text| text.replacen('{', "{ ", 1)));
+        } else {
+            test.store.lose(Revocation::KIND, &of_alice);
+        }
+        for broker in [&*test.app.revocations, &other] {
+            broker.read(&test.app.store).await.unwrap();
+        }
+        let issued = Issuance { at: wall(), serial: None };
+        revoke(&test.app, &admin(), &of("alice")).await.unwrap();
+        other.read(&test.app.store).await.unwrap();
+        let kept = test.store.revocation(&of("alice").proof).await.unwrap().unwrap().version;
+        assert_eq!(kept, if is_forged { 4 } else { 1 });
+        for broker in [&*test.app.revocations, &other] {
+            assert!(broker.cover(&key("alice"), &issued), "{is_forged}");
+            assert_eq!(broker.as_known(&key("alice")), Expect::Version(kept));
+        }
+        // A later proof of hers gets grants, also from a broker that has known the lost revocation.
+        let caller = later(&alice());
+        open(&test, &caller).await.unwrap();
+    }
 }
 
 #[tokio::test]

@@ -27,6 +27,8 @@ impl Attacked for Database {
         let db = Connection::open(&self.path).unwrap();
         let sql = "INSERT OR REPLACE INTO documents (place, version, indexes, body) VALUES (?1, ?2, \
                    coalesce((SELECT indexes FROM documents WHERE place = ?1), 'open'), ?3)";
+        // A deleted record has no text.
+        let text = Some(text).filter(|text| !text.is_empty());
         db.execute(sql, params![format!("{kind}/{key}"), version, text]).unwrap();
     }
 
@@ -34,6 +36,21 @@ impl Attacked for Database {
         let db = Connection::open(&self.path).unwrap();
         let sql = "DELETE FROM documents WHERE place = ?1";
         assert_eq!(db.execute(sql, [format!("{kind}/{key}")]).unwrap(), 1);
+    }
+
+    async fn write_raw(&self, kind: &str, key: &[u8], content: &[u8]) {
+        let db = Connection::open(&self.path).unwrap();
+        let sql = "INSERT OR REPLACE INTO documents (place, version, indexes, body) VALUES (CAST(?1 AS TEXT), 1, \
+                   'open', CAST(?2 AS TEXT))";
+        db.execute(sql, params![[kind.as_bytes(), b"/", key].concat(), content]).unwrap();
+    }
+
+    async fn enter_raw(&self, kind: &str, indexes: &[&str], key: &[u8]) {
+        let db = Connection::open(&self.path).unwrap();
+        for index in indexes {
+            let entry = [format!("{kind}/{index}\n").as_bytes(), key].concat();
+            db.execute("INSERT OR IGNORE INTO entries (entry) VALUES (CAST(?1 AS TEXT))", [entry]).unwrap();
+        }
     }
 
     async fn enter(&self, kind: &str, index: &str, key: &str) {

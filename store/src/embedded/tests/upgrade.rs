@@ -80,14 +80,20 @@ async fn i4_a_database_of_schema_2_opens_with_all_its_records() {
     assert_eq!(tables(&path), tables(&new));
 }
 
-#[test]
-fn i4_a_database_with_a_record_that_cannot_be_read_is_refused_and_stays_as_it_is() {
+#[tokio::test]
+async fn i2_a_record_that_cannot_be_read_keeps_no_broker_from_starting_and_is_forged_from_then_on() {
     let (_dir, path) = a_place();
     let db = old_database(&path);
-    db.execute("UPDATE grants SET body = '{}' WHERE open = 0", []).unwrap();
-    let refused = Embedded::open(&path, &first_sealing()).unwrap_err();
-    assert!(matches!(refused, StoreError::Corrupt { .. }), "{refused}");
-    let version: u32 = db.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
-    let grants: u32 = db.query_row("SELECT COUNT(*) FROM grants", [], |row| row.get(0)).unwrap();
-    assert_eq!((version, grants), (2, 3));
+    db.execute_batch(
+        "INSERT INTO grants VALUES ('junk', 1, 'opening', 1, 'alice', '{}');
+         INSERT INTO grants VALUES ('01m8m2vwk16jfpqpqj7qjvr0jr', 1, 'opening', 1, 'alice', CAST(x'ff' AS TEXT));
+         INSERT INTO requests VALUES ('a principal', 'k', 'no grant');
+         INSERT INTO agents VALUES ('host:junk', 1, '{}');",
+    )
+    .unwrap();
+    db.close().unwrap();
+    let store = Embedded::open(&path, &first_sealing()).unwrap();
+    is_whole(&store).await;
+    let forged = store.agent(&"host:junk".parse().unwrap()).await;
+    assert!(matches!(forged, Err(StoreError::Forged { .. })), "{forged:?}");
 }

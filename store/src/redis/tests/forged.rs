@@ -72,9 +72,21 @@ impl Attacked for Tenant<'_> {
     }
 
     async fn enter(&self, kind: &str, index: &str, key: &str) {
-        let mut add = redis::cmd("ZADD");
-        add.arg(self.key(&format!("index:{kind}:{index}"))).arg(0).arg(key);
-        add.query_async::<()>(&mut connect(self.server).await).await.unwrap();
+        self.enter_raw(kind, &[index], key.as_bytes()).await;
+    }
+
+    async fn write_raw(&self, kind: &str, key: &[u8], content: &[u8]) {
+        let mut set = redis::cmd("HSET");
+        set.arg(self.key(kind)).arg(key).arg(content);
+        set.query_async::<()>(&mut connect(self.server).await).await.unwrap();
+    }
+
+    async fn enter_raw(&self, kind: &str, indexes: &[&str], key: &[u8]) {
+        let mut all = redis::pipe();
+        for index in indexes {
+            all.zadd(self.key(&format!("index:{kind}:{index}")), key, 0);
+        }
+        all.query_async::<()>(&mut connect(self.server).await).await.unwrap();
     }
 }
 
@@ -135,6 +147,21 @@ async fn a_broker_with_another_key_is_refused_and_the_file_to_copy_is_named() {
     forget.arg(tenant.key("sealed")).query_async::<()>(&mut connect(&server).await).await.unwrap();
     let refused = Broker::open_with(&settings, &Sealing::first(other)).await.unwrap_err();
     assert!(matches!(refused, StoreError::OtherKey), "without a key it cannot have sealed them: {refused}");
+}
+
+#[tokio::test]
+async fn i10_a_mark_that_another_program_wrote_is_shown_escaped_and_bounded() {
+    let server = RedisServer::durable().await;
+    let tenant = Tenant { server: &server, tenant: "t".to_owned() };
+    for mark in ["incomplete", "moved"] {
+        let mut set = redis::cmd("SET");
+        set.arg(tenant.key(mark)).arg([b"word \x1b[2J\xff".as_slice(), &[b'x'; 10_000]].concat());
+        set.query_async::<()>(&mut connect(&server).await).await.unwrap();
+        let refused = Broker::open(&server.store("t")).await.unwrap_err();
+        assert!(matches!(refused, StoreError::Migration(_)), "{refused}");
+        let shown = refused.to_string();
+        assert!(!shown.contains('\u{1b}') && shown.len() < 600, "{shown}");
+    }
 }
 
 #[tokio::test]

@@ -29,7 +29,8 @@ async fn moved(
     target: &mut dyn Target,
     how: &MigrationOptions,
 ) -> Result<Counts, StoreError> {
-    transfer(source, target, how, |last| last.map_or_else(start, |last| last.event.at)).await
+    let now = |last: Option<&postern_core::audit::AuditRecord>| last.map_or_else(start, |last| last.event.at);
+    transfer(source, target, how, now).await.map(|moved| moved.counts)
 }
 
 /// A directory for databases, and a server.
@@ -222,6 +223,48 @@ async fn i9_whatever_is_in_a_store_arrives_as_it_was_and_comes_back() {
 #[tokio::test]
 async fn i9_a_long_audit_log_arrives_line_for_line() {
     there_and_back(&Lab::new().await, 77, 10_000).await;
+}
+
+#[tokio::test]
+async fn i8_entries_that_no_broker_can_have_written_stay_behind() {
+    let lab = Lab::new().await;
+    lab.filled("a.db", 5, 0).await;
+    let before = everything(&mut lab.file("a.db")).await;
+    let db = rusqlite::Connection::open(lab.path("a.db")).unwrap();
+    for (place, version, body) in
+        [("x'6772616e74732fff'", "1", "'a'"), ("'grants/a'", "-1", "'a'"), ("'grants/b'", "'x'", "'a'")]
+    {
+        let sql = format!("INSERT INTO documents VALUES (CAST({place} AS TEXT), {version}, '', {body})");
+        db.execute(&sql, []).unwrap();
+    }
+    let others = "INSERT INTO documents VALUES ('agents/a', 1, '', CAST(x'ff' AS TEXT)), ('no slash', 1, '', 'a'), \
+                  ('audit/1', 1, '', 'a')";
+    db.execute(others, []).unwrap();
+    drop(db);
+    let move_it = async |source: &mut dyn Source, target: &mut dyn Target| {
+        let moved =
+            transfer(source, target, &how(), |last| last.map_or_else(start, |last| last.event.at)).await;
+        moved.unwrap()
+    };
+    let there = move_it(&mut lab.file("a.db"), &mut lab.redis("t").await).await;
+    assert_eq!((there.counts.values().sum::<u64>(), there.left_out), (before.len() as u64, 4));
+    assert_same(&before, &everything(&mut lab.redis("t").await).await, 1);
+
+    let store = Broker::open(&lab.server.store("t")).await.unwrap();
+    let mut junk = redis::pipe();
+    for (kind, key, text) in [
+        ("grants", &b"\xff"[..], &b"1 a"[..]),
+        ("grants", b"a", b"no version"),
+        ("agents", b"a", b"1 \xff"),
+        ("policies", b"a", b"9999999999999999 a"),
+    ] {
+        junk.hset(format!("{{postern:t}}:{kind}"), key, text);
+    }
+    junk.sadd("{postern:t}:kinds", "audit").sadd("{postern:t}:kinds", b"\xff");
+    junk.query_async::<()>(&mut store.redis.reader.clone()).await.unwrap();
+    let back = move_it(&mut lab.redis("t").await, &mut lab.file("b.db")).await;
+    assert_eq!(back.left_out, 4);
+    assert_same(&before, &everything(&mut lab.file("b.db")).await, 2);
 }
 
 #[tokio::test]

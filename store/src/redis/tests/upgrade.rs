@@ -75,6 +75,45 @@ async fn i4_a_store_of_schema_2_opens_with_all_its_records() {
 }
 
 #[tokio::test]
+async fn i2_a_record_that_cannot_be_read_keeps_no_broker_from_starting_and_is_forged_from_then_on() {
+    let server = RedisServer::durable().await;
+    old_store(&server, "t").await;
+    let mut junk = redis::pipe();
+    for (kind, key, text) in [
+        ("grants", &b"junk"[..], &b"1 {}"[..]),
+        ("grants", b"\xff", b"1 \xff"),
+        ("grants", b"junk2", b"junk"),
+        ("requests", b"junk", b"junk"),
+        ("agents", b"host:junk", b"1 {}"),
+    ] {
+        junk.hset(format!("{{postern:t}}:{kind}"), key, text);
+    }
+    junk.query_async::<()>(&mut connect(&server).await).await.unwrap();
+    let store = Broker::open_with(&server.store("t"), &first_sealing()).await.unwrap();
+    has_no_old_keys(&server, "t").await;
+    store.lease(&"host:vm-9".parse().unwrap()).await;
+    is_whole(&store).await;
+    let forged = store.agent(&"host:junk".parse().unwrap()).await;
+    assert!(matches!(forged, Err(StoreError::Forged { .. })), "{forged:?}");
+}
+
+#[tokio::test]
+async fn i4_a_first_upgrade_is_completed_by_no_broker_that_seals_nothing() {
+    let server = RedisServer::durable().await;
+    old_store(&server, "t").await;
+    let mut connection = Until { inner: connect(&server).await, left: 5 };
+    let settings = server.store("t");
+    let this = Server::new(&settings);
+    super::super::upgrade::upgrade(&this, &mut connection, &first_sealing()).await.unwrap_err();
+    // A further broker has a copy of the key, and seals nothing.
+    let refused = Broker::open(&settings).await.unwrap_err();
+    let refused = postern_runtime::error_chain::error_chain(&refused);
+    assert!(refused.contains("another broker seals the records"), "{refused}");
+    is_whole(&Broker::open_with(&settings, &first_sealing()).await.unwrap()).await;
+    Broker::open(&settings).await.unwrap();
+}
+
+#[tokio::test]
 async fn i8_a_broker_of_the_older_schema_is_refused_from_the_first_step_of_an_upgrade() {
     let server = RedisServer::durable().await;
     let mut seen = Vec::new();

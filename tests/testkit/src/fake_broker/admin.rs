@@ -40,7 +40,7 @@ impl PolicyService for Services {
         _: Request<v1::ListPoliciesRequest>,
     ) -> Result<Response<v1::ListPoliciesResponse>, Status> {
         let policies = self.0.script().policies.clone();
-        Ok(Response::new(v1::ListPoliciesResponse { policies, next_page_token: String::new() }))
+        Ok(Response::new(v1::ListPoliciesResponse { policies, ..v1::ListPoliciesResponse::default() }))
     }
 
     async fn delete_policy(
