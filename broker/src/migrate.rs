@@ -151,7 +151,7 @@ fn locate(config: &BrokerConfig, named: StoreName, password_file: Option<PathBuf
         }
         (StoreName::Redis(url), configured) => {
             let settings = match configured {
-                Some(settings) => RedisSettings { replicas: 0, ..settings.clone() },
+                Some(settings) => RedisSettings { replicas: 0, tls_server_name: None, ..settings.clone() },
                 None => RedisSettings::at("", config.trust_domain.to_string()),
             };
             let endpoint = Endpoint::Url(url);

@@ -69,6 +69,12 @@ pub enum StoreError {
          with its owner and mode 0600"
     )]
     OtherKey,
+    /// The server does not run every command that the store needs; nothing was written.
+    #[error("the server does not run every command that the store needs: {what}")]
+    Lacking {
+        /// The commands, with the remedy.
+        what: String,
+    },
     /// A record cannot be read.
     #[error("the store's {what} cannot be read; restore a backup")]
     Corrupt {

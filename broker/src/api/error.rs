@@ -47,6 +47,7 @@ fn store_status(error: &StoreError) -> Status {
         StoreError::Forged { .. } => (Code::DataLoss, "STORE_FORGED"),
         StoreError::PoliciesLost { .. } => (Code::FailedPrecondition, "POLICIES_LOST"),
         StoreError::OtherKey => (Code::FailedPrecondition, "STORE_OTHER_KEY"),
+        StoreError::Lacking { .. } => (Code::FailedPrecondition, "STORE_LACKS_COMMANDS"),
         StoreError::Corrupt { .. } => (Code::DataLoss, "STORE_CORRUPT"),
         StoreError::Unavailable { .. } => (Code::Unavailable, "STORE_UNAVAILABLE"),
     };

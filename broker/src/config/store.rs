@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use postern_core::Invalid;
 use postern_pki::TrustDomain;
 use redis::{ConnectionAddr, IntoConnectionInfo as _};
+use rustls::pki_types::ServerName;
 use serde::Deserialize;
 
 use postern_store::redis::{Endpoint, PLAIN_REMEDY, RedisSettings, Sentinels, TlsFiles, is_loopback};
@@ -38,6 +39,8 @@ pub(super) struct StoreSection {
     #[serde(default)]
     client_key_file: Option<PathBuf>,
     #[serde(default)]
+    tls_server_name: Option<String>,
+    #[serde(default)]
     tenant: Option<String>,
     #[serde(default)]
     replicas: usize,
@@ -64,13 +67,18 @@ impl StoreSection {
         if !self.insecure {
             refuse_plain(&endpoint)?;
         }
-        let has_tls = match &endpoint {
-            Endpoint::Url(url) => url.starts_with("rediss://"),
-            Endpoint::Sentinels(sentinels) => sentinels.urls.iter().any(|url| url.starts_with("rediss://")),
-        };
-        if !has_tls && tls != TlsFiles::default() {
-            let key = if tls.ca.is_some() { "store.ca_file" } else { "store.client_cert_file" };
+        let only_tls = [
+            ("store.ca_file", tls.ca.is_some()),
+            ("store.client_cert_file", tls.client.is_some()),
+            ("store.tls_server_name", self.tls_server_name.is_some()),
+        ];
+        if let Some((key, _)) = only_tls.into_iter().find(|(_, is_there)| *is_there && !endpoint.has_tls()) {
             return Err(Invalid::new(key, "is for TLS alone", "write the URL with rediss://"));
+        }
+        let is_host = |name: &str| ServerName::try_from(name).is_ok();
+        if self.tls_server_name.as_deref().is_some_and(|name| !is_host(name)) {
+            let remedy = "write the DNS name or the address that the servers' certificates have";
+            return Err(Invalid::new("store.tls_server_name", "is not a name in a certificate", remedy));
         }
         let tenant = self.tenant.unwrap_or_else(|| trust_domain.to_string());
         let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b".-_".contains(&byte);
@@ -90,6 +98,7 @@ impl StoreSection {
             endpoint,
             password_file: self.password_file,
             tls,
+            tls_server_name: self.tls_server_name,
             tenant,
             replicas: self.replicas,
             insecure: self.insecure,
@@ -116,16 +125,12 @@ pub(super) fn private_files(settings: &RedisSettings) -> Vec<(&'static str, Path
 
 /// Refuses servers and sentinels in plain text at addresses other than the loopback's.
 fn refuse_plain(endpoint: &Endpoint) -> Result<(), Invalid> {
-    let urls = match endpoint {
-        Endpoint::Url(url) => vec![("store.url".to_owned(), url)],
-        Endpoint::Sentinels(sentinels) => {
-            sentinels.urls.iter().enumerate().map(|(i, url)| (format!("store.sentinels[{i}]"), url)).collect()
-        }
+    let Some(i) = endpoint.urls().iter().position(|url| is_plain(url)) else { return Ok(()) };
+    let key = match endpoint {
+        Endpoint::Url(_) => "store.url".to_owned(),
+        Endpoint::Sentinels(_) => format!("store.sentinels[{i}]"),
     };
-    match urls.into_iter().find(|(_, url)| is_plain(url)) {
-        Some((key, _)) => Err(Invalid::new(&key, "is plain text over a network", PLAIN_REMEDY)),
-        None => Ok(()),
-    }
+    Err(Invalid::new(&key, "is plain text over a network", PLAIN_REMEDY))
 }
 
 /// Reports whether a URL names a server in plain text at another address than the loopback's.
@@ -136,11 +141,7 @@ fn is_plain(url: &str) -> bool {
 
 /// Returns the warning about a store that is reached in plain text over a network; none for any other.
 pub fn plain_warning(settings: &RedisSettings) -> Option<String> {
-    let is_plain = match &settings.endpoint {
-        Endpoint::Url(url) => is_plain(url),
-        Endpoint::Sentinels(sentinels) => sentinels.urls.iter().any(|url| is_plain(url)),
-    };
-    is_plain.then(|| {
+    settings.endpoint.urls().iter().any(|url| is_plain(url)).then(|| {
         format!(
             "store.insecure: {} is reached in plain text; who is on the way reads and changes every record, so use rediss://",
             settings.endpoint
@@ -271,11 +272,12 @@ mod tests {
         assert!(parse("url = \"redis+unix:///run/redis.sock\"").is_ok());
         let text = "sentinels = [\"rediss://10.0.0.1:26379\", \"rediss://10.0.0.2:26379\"]
             master = \"postern\"\nuser = \"broker\"\npassword_file = \"/p\"\nsentinel_password_file = \"/s\"
-            ca_file = \"/ca.pem\"\nclient_cert_file = \"/c.pem\"\nclient_key_file = \"/k.pem\"";
+            tls_server_name = \"redis.example.org\"\nca_file = \"/ca.pem\"\nclient_cert_file = \"/c.pem\"\nclient_key_file = \"/k.pem\"";
         let settings = parse(text).unwrap();
         let Endpoint::Sentinels(sentinels) = settings.endpoint else { panic!("{settings:?}") };
         assert_eq!((sentinels.urls.len(), sentinels.master.as_str()), (2, "postern"));
         assert_eq!(sentinels.password_file, Some("/s".into()));
+        assert_eq!(settings.tls_server_name.as_deref(), Some("redis.example.org"));
         assert_eq!(settings.tls.client, Some(("/c.pem".into(), "/k.pem".into())));
     }
 
@@ -335,6 +337,8 @@ mod tests {
             ("sentinels = [\"redis+unix:///s\"]\nmaster = \"m\"", "store.sentinels[0]"),
             ("sentinels = [\"redis://s\"]\nmaster = \"m\"\nuser = \"\"", "store.user"),
             ("url = \"redis://r\"\nca_file = \"/ca.pem\"", "store.ca_file"),
+            ("url = \"redis://r\"\ntls_server_name = \"redis.example.org\"", "store.tls_server_name"),
+            ("url = \"rediss://r\"\ntls_server_name = \"two names\"", "store.tls_server_name"),
             ("url = \"rediss://r\"\nca_file = \"ca.pem\"", "store.ca_file"),
             ("url = \"rediss://r\"\nclient_cert_file = \"/c.pem\"", "store.client_key_file"),
             ("url = \"rediss://r\"\nclient_key_file = \"/k.pem\"", "store.client_cert_file"),

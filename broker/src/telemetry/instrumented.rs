@@ -117,6 +117,7 @@ async fn timed<T>(
             | StoreError::NewerSchema { .. }
             | StoreError::Forged { .. }
             | StoreError::OtherKey
+            | StoreError::Lacking { .. }
             | StoreError::PoliciesLost { .. }
             | StoreError::Corrupt { .. }
             | StoreError::Unavailable { .. },

@@ -183,6 +183,7 @@ fn again(error: &StoreError) -> StoreError {
         | StoreError::Migration(_)
         | StoreError::Forged { .. }
         | StoreError::OtherKey
+        | StoreError::Lacking { .. }
         | StoreError::PoliciesLost { .. }
         | StoreError::Corrupt { .. }
         | StoreError::Unavailable { .. } => StoreError::Unavailable { source: error.to_string().into() },

@@ -3,15 +3,14 @@
 use std::collections::HashSet;
 
 use async_trait::async_trait;
-use futures_util::StreamExt as _;
 use futures_util::future::{BoxFuture, FutureExt as _};
 use jiff::Timestamp;
 use postern_core::TargetId;
-use redis::aio::PubSub;
 use redis::{FromRedisValue, Script, ScriptInvocation};
 use serde::Deserialize;
 
 use super::Redis;
+use super::discovery::Messages;
 use super::error::{failed, message, redis_failed};
 use super::keys::{SCHEMA, head_of};
 use super::membership::{Membership, ended};
@@ -264,7 +263,7 @@ impl Coordination for Redis {
     fn subscribe(&self) -> BoxFuture<'_, Result<Box<dyn Subscription>, StoreError>> {
         async {
             let mut channel = self.server.messages().await?;
-            channel.subscribe(self.server.key("events")).await.map_err(redis_failed)?;
+            channel.subscribe(&self.server.key("events")).await.map_err(redis_failed)?;
             let membership = std::sync::Arc::clone(&self.membership);
             Ok(Box::new(EventStream { channel, membership }) as Box<dyn Subscription>)
         }
@@ -273,7 +272,7 @@ impl Coordination for Redis {
 }
 
 struct EventStream {
-    channel: PubSub,
+    channel: Messages,
     membership: std::sync::Arc<Membership>,
 }
 
@@ -281,8 +280,8 @@ struct EventStream {
 impl Subscription for EventStream {
     async fn next(&mut self) -> Option<ClusterEvent> {
         loop {
-            let message = self.channel.on_message().next().await?;
-            let Ok(text) = message.get_payload::<String>() else { continue };
+            let message = self.channel.next().await?;
+            let Ok(text) = String::from_utf8(message) else { continue };
             match event_of(&text, &self.membership.id()) {
                 Ok(Some(event)) => return Some(event),
                 Ok(None) => {}

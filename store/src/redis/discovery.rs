@@ -1,7 +1,12 @@
 //! The discovery of the primary. Every connection finds it again: no code here keeps to a server that once was the primary,
-//! and no server counts as the primary before it has said so itself.
+//! and no server counts as the primary before it has said so itself, if it says it at all: a single server, or a node of a cluster, may
+//! lack ROLE.
+//!
+//! With TLS a server is checked against a name. That is the host by which it was found, unless the operator has named another
+//! (`store.tls_server_name`), or a node of a cluster has named an address: certificates have names, so that the URL's name counts.
 
 use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -10,13 +15,17 @@ use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use postern_runtime::error_chain::error_chain;
 use postern_runtime::private_file;
-use redis::aio::{MultiplexedConnection, PubSub};
+use redis::aio::MultiplexedConnection;
+use redis::io::AsyncDNSResolver;
 use redis::io::tcp::TcpSettings;
 use redis::{
     AsyncConnectionConfig, Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo, ErrorKind,
-    IntoConnectionInfo as _, RedisError, RedisResult, TlsCertificates,
+    IntoConnectionInfo as _, ProtocolVersion, PushInfo, PushKind, RedisError, RedisFuture, RedisResult,
+    TlsCertificates,
 };
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
+use super::error::is_lacking;
 use super::settings::{Endpoint, PLAIN_REMEDY, RedisSettings, Sentinels, TlsFiles, is_loopback};
 
 /// The longest time for connecting.
@@ -47,7 +56,43 @@ pub(super) struct Discovery {
 pub(super) struct Primary {
     pub(super) connection: MultiplexedConnection,
     pub(super) address: String,
-    client: Client,
+    reached: Reached,
+}
+
+/// A server, and the name against which its certificate is checked if that is not its host.
+#[derive(Debug, Clone)]
+struct Reached {
+    info: ConnectionInfo,
+    certificate_name: Option<String>,
+}
+
+/// Messages of a channel, until the connection ends.
+pub(super) struct Messages {
+    connection: MultiplexedConnection,
+    pushed: UnboundedReceiver<PushInfo>,
+}
+
+impl Messages {
+    /// Subscribes to a channel.
+    pub(super) async fn subscribe(&mut self, channel: &str) -> RedisResult<()> {
+        self.connection.subscribe(channel).await
+    }
+
+    /// Returns the next message; none once the connection has ended.
+    pub(super) async fn next(&mut self) -> Option<Vec<u8>> {
+        loop {
+            let PushInfo { kind, data } = self.pushed.recv().await?;
+            match (kind, data.into_iter().nth(1)) {
+                (PushKind::Message, Some(payload)) => {
+                    if let Ok(payload) = redis::from_redis_value(payload) {
+                        return Some(payload);
+                    }
+                }
+                (PushKind::Disconnection, _) => return None,
+                _ => {}
+            }
+        }
+    }
 }
 
 impl Discovery {
@@ -66,11 +111,15 @@ impl Discovery {
     }
 
     /// Opens a connection for messages.
-    pub(super) async fn messages(&self) -> RedisResult<PubSub> {
-        let primary = self.primary().await?;
-        tokio::time::timeout(CONNECT_TIMEOUT, primary.client.get_async_pubsub())
-            .await
-            .unwrap_or_else(|_| Err(timed_out(&primary.address)))
+    pub(super) async fn messages(&self) -> RedisResult<Messages> {
+        let Reached { info, certificate_name } = self.primary().await?.reached;
+        let redis = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
+        let reached = Reached { info: info.set_redis_settings(redis), certificate_name };
+        let (client, resolver) = self.client(reached, self.settings.password_file.as_deref())?;
+        let (push, pushed) = unbounded_channel();
+        let config = connection_config(CONNECT_TIMEOUT, RESPONSE_TIMEOUT, resolver).set_push_sender(push);
+        let connection = client.get_multiplexed_async_connection_with_config(&config).await?;
+        Ok(Messages { connection, pushed })
     }
 
     /// Reports whether the primary was last found at this address.
@@ -87,13 +136,15 @@ impl Discovery {
 
     async fn at_url(&self, url: &str) -> RedisResult<Primary> {
         let info = url.into_connection_info()?;
-        let mut primary = self.open(info.clone(), CONNECT_TIMEOUT).await?;
+        let certificate_name = self.settings.tls_server_name.clone();
+        let reached = Reached { info: info.clone(), certificate_name };
+        let mut primary = self.open(reached, CONNECT_TIMEOUT).await?;
         for _ in 0..REDIRECTIONS {
             match role(&mut primary.connection).await {
                 Ok(role) if role == "master" => {}
                 Ok(role) => return Err(not_a_primary(&primary.address, &role)),
-                // The user may not ask for the role; a replica refuses the first write in any case.
-                Err(error) if error.code() == Some("NOPERM") => {}
+                // The server does not say its role; a replica refuses the first write in any case.
+                Err(error) if is_lacking(&error) => {}
                 Err(error) => return Err(error),
             }
             let mut get = redis::cmd("GET");
@@ -110,10 +161,19 @@ impl Discovery {
                     }
                 };
             let port = elsewhere.1.parse().map_err(|_| failed("MOVED names no port".to_owned()))?;
+            let certificate_name = self.name_after_redirection(info.addr(), &elsewhere.0);
             let addr = with_address(info.addr(), elsewhere.0, port);
-            primary = self.open(info.clone().set_addr(addr), CONNECT_TIMEOUT).await?;
+            let reached = Reached { info: info.clone().set_addr(addr), certificate_name };
+            primary = self.open(reached, CONNECT_TIMEOUT).await?;
         }
         Err(failed(format!("{} and other nodes of its cluster redirect in a loop", primary.address)))
+    }
+
+    /// Returns the name for the certificate of a node that another node of a cluster has named.
+    fn name_after_redirection(&self, configured: &ConnectionAddr, host: &str) -> Option<String> {
+        let name = if let ConnectionAddr::TcpTls { host, .. } = configured { Some(host) } else { None };
+        let of_url = name.filter(|name| is_address(host) && !is_address(name)).cloned();
+        self.settings.tls_server_name.clone().or(of_url)
     }
 
     async fn named(&self, sentinels: &Sentinels) -> RedisResult<Primary> {
@@ -136,8 +196,8 @@ impl Discovery {
 
     async fn named_one(&self, sentinels: &Sentinels, answer: &SentinelReply) -> RedisResult<Primary> {
         let (host, port) = (answer.host.clone(), answer.port);
-        let addr = if sentinels.urls.iter().any(|url| url.starts_with("rediss://")) {
-            ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None }
+        let addr = if self.settings.endpoint.has_tls() {
+            tls_address(host, port)
         } else {
             ConnectionAddr::Tcp(host, port)
         };
@@ -146,8 +206,14 @@ impl Discovery {
             let redis = info.redis_settings().clone().set_username(user);
             info = info.set_redis_settings(redis);
         }
-        let mut primary = self.open(info, NAMED_PRIMARY_TIMEOUT).await?;
-        let role = role(&mut primary.connection).await?;
+        let reached = Reached { info, certificate_name: self.settings.tls_server_name.clone() };
+        let mut primary = self.open(reached, NAMED_PRIMARY_TIMEOUT).await?;
+        let role = role(&mut primary.connection).await;
+        if role.as_ref().is_err_and(is_lacking) {
+            let what = "it does not run ROLE, which the broker needs with sentinels: allow the user +role";
+            return Err(failed(what.to_owned()));
+        }
+        let role = role?;
         if role == "master" { Ok(primary) } else { Err(not_a_primary(&primary.address, &role)) }
     }
 
@@ -193,23 +259,31 @@ impl Discovery {
     }
 
     async fn sentinel(&self, sentinels: &Sentinels, url: &str) -> RedisResult<MultiplexedConnection> {
-        let client = self.client(url.into_connection_info()?, sentinels.password_file.as_deref())?;
-        connect(&client, SENTINEL_TIMEOUT, SENTINEL_TIMEOUT).await
+        let reached = Reached { info: url.into_connection_info()?, certificate_name: None };
+        let (client, resolver) = self.client(reached, sentinels.password_file.as_deref())?;
+        let config = connection_config(SENTINEL_TIMEOUT, SENTINEL_TIMEOUT, resolver);
+        client.get_multiplexed_async_connection_with_config(&config).await
     }
 
     fn sentinels(&self) -> MutexGuard<'_, HashMap<String, MultiplexedConnection>> {
         self.sentinels.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn open(&self, info: ConnectionInfo, within: Duration) -> RedisResult<Primary> {
-        let address = info.addr().to_string();
-        let client = self.client(info, self.settings.password_file.as_deref())?;
-        let connection = connect(&client, within, RESPONSE_TIMEOUT).await?;
-        Ok(Primary { connection, address, client })
+    async fn open(&self, reached: Reached, within: Duration) -> RedisResult<Primary> {
+        let address = reached.info.addr().to_string();
+        let (client, resolver) = self.client(reached.clone(), self.settings.password_file.as_deref())?;
+        let config = connection_config(within, RESPONSE_TIMEOUT, resolver);
+        let connection = client.get_multiplexed_async_connection_with_config(&config).await?;
+        Ok(Primary { connection, address, reached })
     }
 
-    /// Makes a client. It reads passwords, keys and certificates each time, so that a change needs no restart of the broker.
-    fn client(&self, info: ConnectionInfo, password_file: Option<&Path>) -> RedisResult<Client> {
+    /// Makes a client, and the resolver that it needs if the certificate has another name than the host. It reads passwords, keys and
+    /// certificates each time, so that a change needs no restart of the broker.
+    fn client(
+        &self,
+        Reached { info, certificate_name }: Reached,
+        password_file: Option<&Path>,
+    ) -> RedisResult<(Client, Option<Toward>)> {
         if let ConnectionAddr::Tcp(host, _) = info.addr()
             && !self.settings.insecure
             && !is_loopback(host)
@@ -222,10 +296,34 @@ impl Discovery {
             let redis = info.redis_settings().clone().set_password(read_private(file)?.trim());
             info = info.set_redis_settings(redis);
         }
-        if matches!(info.addr(), ConnectionAddr::TcpTls { .. }) {
-            return Client::build_with_tls(info, certificates(&self.settings.tls)?);
+        let ConnectionAddr::TcpTls { host, port, .. } = info.addr().clone() else {
+            return Ok((Client::open(info)?, None));
+        };
+        let resolver = certificate_name.as_ref().map(|_| Toward(without_brackets(&host).to_owned()));
+        if let Some(name) = certificate_name {
+            // The client connects to the name of the address and checks the certificate against it.
+            info = info.set_addr(tls_address(name, port));
         }
-        Client::open(info)
+        Ok((Client::build_with_tls(info, certificates(&self.settings.tls)?)?, resolver))
+    }
+}
+
+/// Resolves every name to one host.
+struct Toward(String);
+
+impl AsyncDNSResolver for Toward {
+    fn resolve<'a, 'b: 'a>(
+        &'a self,
+        _: &'b str,
+        port: u16,
+    ) -> RedisFuture<'a, Box<dyn Iterator<Item = SocketAddr> + Send + 'a>> {
+        Box::pin(async move {
+            let found: Vec<SocketAddr> = tokio::net::lookup_host((self.0.as_str(), port)).await?.collect();
+            if found.is_empty() {
+                return Err(failed(format!("{} has no address", self.0)));
+            }
+            Ok(Box::new(found.into_iter()) as Box<dyn Iterator<Item = SocketAddr> + Send>)
+        })
     }
 }
 
@@ -259,15 +357,18 @@ impl SentinelReply {
     }
 }
 
-async fn connect(
-    client: &Client,
+fn connection_config(
     within: Duration,
     response: Duration,
-) -> RedisResult<MultiplexedConnection> {
+    resolver: Option<Toward>,
+) -> AsyncConnectionConfig {
     let config = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(within))
         .set_response_timeout(Some(response));
-    client.get_multiplexed_async_connection_with_config(&config).await
+    match resolver {
+        Some(resolver) => config.set_dns_resolver(resolver),
+        None => config,
+    }
 }
 
 /// Asks a sentinel for the primary.
@@ -293,10 +394,23 @@ fn host_of(addr: &ConnectionAddr) -> String {
 
 fn with_address(addr: &ConnectionAddr, host: String, port: u16) -> ConnectionAddr {
     if matches!(addr, ConnectionAddr::TcpTls { .. }) {
-        ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None }
+        tls_address(host, port)
     } else {
         ConnectionAddr::Tcp(host, port)
     }
+}
+
+fn tls_address(host: String, port: u16) -> ConnectionAddr {
+    ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None }
+}
+
+fn is_address(host: &str) -> bool {
+    without_brackets(host).parse::<IpAddr>().is_ok()
+}
+
+/// Returns a host without the brackets that a URL has around an address of IPv6.
+fn without_brackets(host: &str) -> &str {
+    host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host)
 }
 
 fn certificates(files: &TlsFiles) -> RedisResult<TlsCertificates> {

@@ -43,6 +43,7 @@ mod error;
 mod keys;
 mod marks;
 mod membership;
+mod probe;
 mod rollback;
 mod sealing;
 mod server;
@@ -105,10 +106,11 @@ impl Redis {
     /// Opens the store, or makes it, and joins its members. A store of an older schema is upgraded.
     ///
     /// # Errors
-    /// The server cannot be reached or refuses, or the store was written by a newer broker, was sealed with another key, was moved, or
-    /// is incomplete.
+    /// The server cannot be reached, refuses or lacks a command, or the store was written by a newer broker, was sealed with another key,
+    /// was moved, or is incomplete.
     pub async fn open(settings: &RedisSettings, sealing: &Sealing) -> Result<Self, StoreError> {
         let server = Server::new(settings);
+        probe::check(&server).await?;
         let mut reader = server.shared_connection().reading();
         marks::check(&server, &mut reader).await?;
         let mut make = redis::cmd("SETNX");
@@ -134,9 +136,11 @@ impl Redis {
     /// Returns warnings about settings of the server that break the store's promises, each with the remedy.
     ///
     /// # Errors
-    /// The server cannot be reached or refuses.
+    /// The server cannot be reached, refuses or lacks a command that the store needs.
     pub async fn warnings(settings: &RedisSettings) -> Result<Vec<String>, StoreError> {
-        warnings::warnings(&Server::new(settings)).await
+        let server = Server::new(settings);
+        probe::check(&server).await?;
+        warnings::warnings(&server).await
     }
 
     /// Reads the documents of an index between two keys, which are excluded and may be no text, and the head at that instant. A

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use postern_core::audit::{AuditRecord, Head};
 use redis::Script;
-use redis::aio::{ConnectionLike, MultiplexedConnection, PubSub};
+use redis::aio::{ConnectionLike, MultiplexedConnection};
 
 use super::connection::SharedConnection;
-use super::discovery::Discovery;
+use super::discovery::{Discovery, Messages};
 use super::error::{failed, message, redis_failed};
 use super::keys::MOST_LINES;
 use super::rollback::{HeadReply, RollbackGuard};
@@ -51,7 +51,7 @@ impl Server {
     }
 
     /// Opens a connection for messages. When its stream ends, the caller opens another and reads what it missed.
-    pub(super) async fn messages(&self) -> Result<PubSub, StoreError> {
+    pub(super) async fn messages(&self) -> Result<Messages, StoreError> {
         self.discovery.messages().await.map_err(redis_failed)
     }
 

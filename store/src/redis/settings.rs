@@ -11,6 +11,9 @@ pub struct RedisSettings {
     pub password_file: Option<PathBuf>,
     /// Files for TLS, besides the system's roots.
     pub tls: TlsFiles,
+    /// The name in every server's certificate, with TLS; none: the host of the URL, and of a server that sentinels or a node of a cluster
+    /// name. An address that a node of a cluster names has the certificate of the URL's name.
+    pub tls_server_name: Option<String>,
     /// The name of this Postern among others on one server.
     pub tenant: String,
     /// The number of replicas that must have a commit before the broker answers; 0 without replicas.
@@ -36,6 +39,7 @@ impl RedisSettings {
             endpoint: Endpoint::Url(url.into()),
             password_file: None,
             tls: TlsFiles::default(),
+            tls_server_name: None,
             tenant: tenant.into(),
             replicas: 0,
             insecure: false,
@@ -50,6 +54,21 @@ pub enum Endpoint {
     Url(String),
     /// The primary that the sentinels name.
     Sentinels(Sentinels),
+}
+
+impl Endpoint {
+    /// Returns the URLs of the server, or of the sentinels.
+    pub fn urls(&self) -> &[String] {
+        match self {
+            Self::Url(url) => std::slice::from_ref(url),
+            Self::Sentinels(sentinels) => &sentinels.urls,
+        }
+    }
+
+    /// Reports whether the server has TLS.
+    pub fn has_tls(&self) -> bool {
+        self.urls().iter().any(|url| url.starts_with("rediss://"))
+    }
 }
 
 impl std::fmt::Display for Endpoint {

@@ -14,6 +14,7 @@ use super::connection::SharedConnection;
 use super::error::{failed, message, redis_failed};
 use super::keys::{SCHEMA, head_of, pairs, parse_document};
 use super::marks::{INCOMPLETE, MOVED, incomplete};
+use super::probe;
 use super::sealing::{self, SEALED_MARK};
 use super::server::Server;
 use super::settings::RedisSettings;
@@ -62,9 +63,10 @@ impl Transfer {
     /// Connects to a store, to move it or to move another store into it. A store of an older schema is upgraded.
     ///
     /// # Errors
-    /// The server cannot be reached or refuses, or the store was written by a newer broker or sealed with another key.
+    /// The server cannot be reached, refuses or lacks a command, or the store was written by a newer broker or sealed with another key.
     pub async fn open(settings: &RedisSettings, sealing: &Sealing) -> Result<Self, StoreError> {
         let server = Server::new(settings);
+        probe::check(&server).await?;
         let (mut shared, connection) = (server.shared_connection().reading(), server.connect().await?);
         upgrade(&server, &mut shared, sealing).await?;
         sealing::check(&server, &mut shared, sealing).await?;

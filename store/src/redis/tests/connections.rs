@@ -1,6 +1,5 @@
 //! Connections: authentication, discovery of the primary, and reconnecting.
 
-use futures_util::StreamExt as _;
 use postern_core::Role;
 use postern_pki::{Authority, Credentials, KeyPair, SpiffeId, TrustDomain};
 use postern_runtime::error_chain::error_chain;
@@ -14,12 +13,12 @@ const ALLOWED: &str =
     "-@all +@connection +@read +@write +@scripting +@pubsub -@dangerous +wait +role +time +info +config|get";
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
-/// An authority in a directory, with certificates of a server and of a client below it.
-fn certificates(dir: &Path) {
+/// An authority in a directory, with certificates of a server of this name and of a client below it.
+pub(super) fn certificates(dir: &Path, host: &str) {
     let now = wall();
     let authority = Authority::init(&dir.join("ca"), &TrustDomain::default(), now).unwrap();
     let (server, client) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
-    let issued = authority.issue_server(&server.csr().unwrap(), &["127.0.0.1".to_owned()], DAY, now).unwrap();
+    let issued = authority.issue_server(&server.csr().unwrap(), &[host.to_owned()], DAY, now).unwrap();
     Credentials::new(server, issued.chain, authority.roots()).unwrap().save(&dir.join("server")).unwrap();
     let identity = SpiffeId::Principal { role: Role::Requester, name: name("broker") };
     let issued = authority.issue(&client.csr().unwrap(), &identity, DAY, now).unwrap();
@@ -29,7 +28,7 @@ fn certificates(dir: &Path) {
 #[tokio::test]
 async fn tls_trusts_the_roots_that_are_named_and_shows_a_certificate() {
     let dir = TempDir::new().unwrap();
-    certificates(dir.path());
+    certificates(dir.path(), "127.0.0.1");
     let file = |name: &str| dir.path().join(name).display().to_string();
     let port = cluster::free_ports().0.to_string();
     let _server = RedisServer::start(&[
@@ -94,6 +93,41 @@ async fn a_user_of_the_acl_needs_nothing_but_its_keys_its_channel_and_these_comm
     let other = RedisSettings { tenant: "other".to_owned(), ..settings };
     let error = error_chain(&Broker::open(&other).await.unwrap_err());
     assert!(error.contains("NoPerm") && !error.contains("geheim"), "{error}");
+}
+
+#[tokio::test]
+async fn commands_that_a_server_lacks_are_named_before_anything_is_written() {
+    let without = async |commands: &[&str]| {
+        let renamed: Vec<&str> =
+            commands.iter().flat_map(|command| ["--rename-command", command, ""]).collect();
+        RedisServer::start(&[&["--appendonly", "yes"], renamed.as_slice()].concat()).await
+    };
+    for (lacking, replicas, named) in [
+        (&["EVALSHA"][..], 0, "+evalsha"),
+        (&["SCRIPT", "TIME"], 0, "SCRIPT LOAD, TIME"),
+        (&["PUBLISH"], 0, "+publish &{postern:t}:*"),
+        (&["WAIT"], 1, "+wait"),
+    ] {
+        let server = without(lacking).await;
+        let settings = RedisSettings { replicas, ..server.store("t") };
+        for refused in [
+            Broker::open(&settings).await.map(drop),
+            Transfer::open(&settings, &test_sealing()).await.map(drop),
+            Redis::warnings(&settings).await.map(drop),
+        ] {
+            let Err(StoreError::Lacking { what }) = refused else { panic!("{lacking:?}: {refused:?}") };
+            assert!(what.contains(named) && what.contains("unknown command"), "{what}");
+        }
+        let client = redis::Client::open(server.url()).unwrap();
+        let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+        let keys: u64 = redis::cmd("DBSIZE").query_async(&mut connection).await.unwrap();
+        assert_eq!(keys, 0, "{lacking:?}");
+    }
+    // A single node needs none of these.
+    let server = without(&["ROLE", "CONFIG", "WAIT"]).await;
+    Broker::open(&server.store("t")).await.unwrap().commit(a_change(1)).await.unwrap();
+    let warnings = Redis::warnings(&server.store("t")).await.unwrap().join("\n");
+    assert!(warnings.contains("CONFIG GET"), "{warnings}");
 }
 
 #[tokio::test]
@@ -172,8 +206,7 @@ async fn messages_arrive_until_the_server_goes_and_then_end() {
     let mut publish = redis::cmd("PUBLISH");
     publish.arg(&channel).arg("a message");
     publish.query_async::<()>(&mut this.shared_connection()).await.unwrap();
-    let mut received = messages.into_on_message();
-    assert_eq!(received.next().await.unwrap().get_payload::<String>().unwrap(), "a message");
+    assert_eq!(messages.next().await.unwrap(), b"a message");
     server.kill();
-    assert!(tokio::time::timeout(Duration::from_secs(20), received.next()).await.unwrap().is_none());
+    assert!(tokio::time::timeout(Duration::from_secs(20), messages.next()).await.unwrap().is_none());
 }
