@@ -111,7 +111,7 @@ impl Revocations {
         });
     }
 
-    /// Learns every revocation in the store, with its version there: a store that has lost a revocation counts its versions anew, and
+    /// Learns every revocation in the store, with its version there: a store that has lost a revocation counts its versions from 1, and
     /// what it has lost stays known. Returns the revoked intermediates in the store, by their keys.
     ///
     /// # Errors

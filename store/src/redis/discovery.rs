@@ -25,7 +25,7 @@ use redis::{
 };
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-use super::probe::is_lacking;
+use super::error::is_lacking;
 use super::settings::{Endpoint, PLAIN_REMEDY, RedisSettings, Sentinels, TlsFiles, is_loopback};
 
 /// The longest time for connecting.
@@ -171,11 +171,8 @@ impl Discovery {
 
     /// Returns the name for the certificate of a node that another node of a cluster has named.
     fn name_after_redirection(&self, configured: &ConnectionAddr, host: &str) -> Option<String> {
-        let configured = match configured {
-            ConnectionAddr::TcpTls { host, .. } => Some(host),
-            _ => None,
-        };
-        let of_url = configured.filter(|name| is_address(host) && !is_address(name)).cloned();
+        let name = if let ConnectionAddr::TcpTls { host, .. } = configured { Some(host) } else { None };
+        let of_url = name.filter(|name| is_address(host) && !is_address(name)).cloned();
         self.settings.tls_server_name.clone().or(of_url)
     }
 

@@ -26,6 +26,11 @@ pub(super) fn unless_refused<T>(answer: RedisResult<T>) -> RedisResult<Option<T>
     }
 }
 
+/// Reports whether the server does not run a command: it does not know it, has it renamed, or forbids it to this user.
+pub(super) fn is_lacking(error: &RedisError) -> bool {
+    matches!(error.code(), Some("NOPERM" | "ERR"))
+}
+
 /// Turns an error of the client into one of the store.
 pub(super) fn redis_failed(error: RedisError) -> StoreError {
     match error.code() {

@@ -10,6 +10,15 @@ use crate::kind::{MAX_VERSION, Version};
 /// The version of the keys.
 pub(super) const SCHEMA: u32 = 4;
 
+/// The most lines of the audit log that one read asks for, and the greatest number of a record: Lua counts no further.
+pub(super) const MOST_LINES: u64 = 1 << 52;
+
+/// Returns alternating keys and texts of documents as pairs. Another program may have written some that are no text.
+pub(super) fn pairs(texts: Vec<Vec<u8>>) -> impl Iterator<Item = (Vec<u8>, Vec<u8>)> {
+    let mut texts = texts.into_iter();
+    std::iter::from_fn(move || texts.next().zip(texts.next()))
+}
+
 /// Reads the version and the body of a document as it is kept; a deleted one has no body. None: no broker has written it.
 pub(super) fn parse_document(text: &[u8]) -> Option<(Version, &str)> {
     let (version, body) = str::from_utf8(text).ok()?.split_once(' ')?;

@@ -76,16 +76,13 @@ use crate::seal::{Sealer, Sealing};
 use crate::store::Store;
 use connection::SharedConnection;
 use error::{message, redis_failed, unless_refused};
-use keys::{SCHEMA, parse_document};
+use keys::{MOST_LINES, SCHEMA, pairs, parse_document};
 use membership::{Membership, Scripts, lost};
 use rollback::HeadReply;
 use server::Server;
 pub use settings::{Endpoint, PLAIN_REMEDY, RedisSettings, Sentinels, TlsFiles, is_loopback};
 pub use transfer::Transfer;
 use writer::Writer;
-
-/// The most lines of the audit log that one read asks for, and the greatest number of a record: Lua counts no further.
-const MOST_LINES: u64 = 1 << 52;
 
 /// The store on Redis.
 pub struct Redis {
@@ -170,8 +167,7 @@ impl Redis {
         let mut reader = self.reader.clone();
         let command = |known| async move {
             script.arg(self.server.text_of(&known));
-            let answer: (String, Vec<Vec<u8>>, Vec<Vec<u8>>, Vec<u8>, Vec<u8>) =
-                script.invoke_async(&mut reader).await.map_err(redis_failed)?;
+            let answer: RangeAnswer = script.invoke_async(&mut reader).await.map_err(redis_failed)?;
             let (head, indexed, all, one, beside) = answer;
             if let Some((lease, _)) = snapshot.filter(|_| head == "lost") {
                 return Err(lost(&lease.target.to_string()));
@@ -207,6 +203,10 @@ impl Redis {
     }
 }
 
+/// The answer of `range.lua`. Another program may have written texts that are no text.
+type RangeAnswer = (String, Vec<RawText>, Vec<RawText>, RawText, RawText);
+type RawText = Vec<u8>;
+
 /// The documents of a range, and those that a snapshot has besides.
 struct FoundRange {
     head: Head,
@@ -214,12 +214,6 @@ struct FoundRange {
     whole: Vec<Document>,
     one: Option<Document>,
     beside: Option<Document>,
-}
-
-/// Returns alternating keys and texts of documents as pairs. Another program may have written some that are no text.
-fn pairs(texts: Vec<Vec<u8>>) -> impl Iterator<Item = (Vec<u8>, Vec<u8>)> {
-    let mut texts = texts.into_iter();
-    std::iter::from_fn(move || texts.next().zip(texts.next()))
 }
 
 /// Reads the alternating keys and documents of a hash, which has no order.

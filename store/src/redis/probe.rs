@@ -4,9 +4,9 @@
 //! out by its first commit would have half made a store. So each command is run once where it changes nothing; the answer names all that
 //! are missing. ROLE, INFO and CONFIG GET are not among them: the store does without (`discovery.rs`, `warnings.rs`).
 
-use redis::{Cmd, RedisError, Script, Value, cmd};
+use redis::{Cmd, Script, Value, cmd};
 
-use super::error::redis_failed;
+use super::error::{is_lacking, redis_failed};
 use super::server::Server;
 use crate::document::shown;
 use crate::error::StoreError;
@@ -35,11 +35,6 @@ pub(super) async fn check(server: &Server) -> Result<(), StoreError> {
             "{names} (it says: {answer}); allow the user {permissions}, or use a server that has them under these names"
         ),
     })
-}
-
-/// Reports whether the server does not run a command: it does not know it, has it renamed, or forbids it to this user.
-pub(super) fn is_lacking(error: &RedisError) -> bool {
-    matches!(error.code(), Some("NOPERM" | "ERR"))
 }
 
 /// Returns each command with its name, the permission for it, and a call that changes nothing.

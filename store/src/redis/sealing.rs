@@ -4,8 +4,7 @@ use redis::aio::ConnectionLike;
 
 use super::commands::{PAGE, command, guarded};
 use super::error::redis_failed;
-use super::keys::parse_document;
-use super::pairs;
+use super::keys::{pairs, parse_document};
 use super::server::Server;
 use crate::error::StoreError;
 use crate::records::{SEALED, SealedKind};

@@ -7,10 +7,10 @@ use postern_core::audit::{AuditRecord, Head};
 use redis::Script;
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 
-use super::MOST_LINES;
 use super::connection::SharedConnection;
 use super::discovery::{Discovery, Messages};
 use super::error::{failed, message, redis_failed};
+use super::keys::MOST_LINES;
 use super::rollback::{HeadReply, RollbackGuard};
 use super::settings::RedisSettings;
 use crate::error::StoreError;

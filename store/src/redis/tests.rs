@@ -20,7 +20,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::coordination::{Claim, Coordination as _};
-use crate::testing::builders::{a_grant, name, start};
+use crate::testing::builders::{a_grant, a_policy, name, start};
 use crate::testing::conformance::{self, Leasing};
 use crate::testing::{first_sealing, test_sealing};
 use crate::{AgentRecord, Expect, GrantQuery, Store, TokenHash, TokenRecord, Transaction};
@@ -262,6 +262,29 @@ async fn i4_a_head_that_the_log_does_not_have_is_not_confirmed() {
     let last = store.commit(Transaction::default().cut_audit(cut).audit(event)).await.unwrap();
     let there = store.redis.server.has(&mut connection, &[first, second, last]).await.unwrap();
     assert_eq!(there, [false, true, true], "what has left the log is not there");
+}
+
+#[tokio::test]
+async fn i8_policies_that_another_broker_changes_meanwhile_are_not_lost() {
+    let server = RedisServer::durable().await;
+    let (one, other) = (Broker::open(&server.store("t")).await, Broker::open(&server.store("t")).await);
+    let (one, other) = (one.unwrap(), other.unwrap());
+    let lease = one.lease(&"host:vm-1".parse().unwrap()).await;
+    let changes = async {
+        for number in 0..60 {
+            let policy = a_policy().on(&format!("host:other-{number}")).build();
+            let event = AuditEvent::done(start(), "a test", "tested");
+            let put = Transaction::default().put_policy(policy, Expect::Any).audit(event);
+            other.commit(put).await.unwrap();
+        }
+    };
+    let reads = async {
+        for _ in 0..200 {
+            one.snapshot(&lease).await.unwrap().policies.unwrap();
+            one.policies().await.unwrap();
+        }
+    };
+    tokio::join!(changes, reads);
 }
 
 #[tokio::test]

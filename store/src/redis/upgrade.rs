@@ -15,9 +15,8 @@ use redis::aio::ConnectionLike;
 
 use super::commands::{Command, PAGE, command, guarded, index};
 use super::error::{failed, message, redis_failed};
-use super::keys::{SCHEMA, parse_document};
+use super::keys::{SCHEMA, pairs, parse_document};
 use super::marks::{SEALS_ALL, UPGRADE, UPGRADING};
-use super::pairs;
 use super::sealing::{has_records, key_id, seal_all};
 use super::server::Server;
 use crate::body::{from_body, to_body};
