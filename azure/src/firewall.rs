@@ -419,7 +419,9 @@ impl FirewallQueue {
                 // An impossible edit must not keep the others from being made.
                 Err(ChangeError::Edit(_)) if edits.len() > 1 => {
                     for (edit, done) in edits.into_iter().zip(waiting) {
-                        done.send(writer.write(&[edit]).await).ok();
+                        if !done.is_closed() {
+                            done.send(writer.write(&[edit]).await).ok();
+                        }
                     }
                 }
                 written => {
