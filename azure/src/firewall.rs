@@ -375,7 +375,7 @@ pub(crate) enum ChangeError {
     GivenUp,
 }
 
-/// One firewall, and all that a write of it needs.
+/// A firewall, and all that a write of it needs.
 #[derive(Clone)]
 pub(crate) struct FirewallWriter {
     pub(crate) arm: Arm,
