@@ -375,7 +375,7 @@ pub(crate) enum ChangeError {
     GivenUp,
 }
 
-/// One firewall, and all that a write of it needs.
+/// A firewall, and all that a write of it needs.
 #[derive(Clone)]
 pub(crate) struct FirewallWriter {
     pub(crate) arm: Arm,
@@ -419,7 +419,9 @@ impl FirewallQueue {
                 // An impossible edit must not keep the others from being made.
                 Err(ChangeError::Edit(_)) if edits.len() > 1 => {
                     for (edit, done) in edits.into_iter().zip(waiting) {
-                        done.send(writer.write(&[edit]).await).ok();
+                        if !done.is_closed() {
+                            done.send(writer.write(&[edit]).await).ok();
+                        }
                     }
                 }
                 written => {

@@ -156,7 +156,7 @@ pub enum Hidden {
     },
     /// The targets of an Azure subscription.
     Subscription(String),
-    /// This target: it is there, and its windows could not be judged.
+    /// The target that is there and whose windows could not be judged.
     Target(TargetId),
 }
 

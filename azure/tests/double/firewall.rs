@@ -196,7 +196,7 @@ impl DoubleWorld {
         tokio::spawn(async move { azure.open(&window.target, &[window.clone()].into()).await.map(drop) })
     }
 
-    /// Returns the grants whose rules the firewall has.
+    /// Reports whether the firewall has a rule of the window's grant.
     fn in_firewall(&self, window: &LayerWindow) -> bool {
         let grant = window.grant.to_string().to_ascii_lowercase();
         self.firewall()["properties"]["natRuleCollections"].to_string().to_ascii_lowercase().contains(&grant)
