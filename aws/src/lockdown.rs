@@ -214,7 +214,7 @@ impl LockdownOps<'_> {
     }
 
     /// Shuts the customer's groups again: narrows the pieces that another principal widened over a protected port,
-    /// and locks down anew each group of which nothing is parked any more. Leaves the customer's other rules alone.
+    /// and locks down each group again of which nothing is parked any more. Leaves the customer's other rules alone.
     pub(crate) async fn shut_again(&self, snapshot: &InstanceSnapshot) -> Result<(), CloudError> {
         let ports = snapshot.ports(self.instance);
         let (lost, on) = (snapshot.lost(), snapshot.customer_groups());
