@@ -481,8 +481,14 @@ impl LockdownOps<'_> {
             return Ok(Vec::new());
         }
         let target = self.target;
+        let mut on = BTreeMap::new();
+        for group in &going {
+            let found =
+                self.groups.ec2.interfaces(Find::Where("group-id", std::slice::from_ref(group))).await?;
+            on.extend(found.into_iter().map(|interface| (interface.id.clone(), interface)));
+        }
         let mut detached = Vec::new();
-        for interface in self.groups.ec2.interfaces(Find::Where("group-id", &going)).await? {
+        for interface in on.into_values() {
             let id = &interface.id;
             if interface.groups.iter().all(|group| going.contains(group)) {
                 return Err(CloudError::refused(format!(
