@@ -18,11 +18,6 @@ use crate::layers::failure_streak::FailureStreak;
 /// half a minute after an outage at the latest.
 const BACKOFF: Backoff = Backoff { first: Duration::from_millis(250), longest: Duration::from_secs(15) };
 
-/// The pauses between two repairs that the cloud refuses: a retry does not help before an operator changes something. A window that
-/// must close does not wait for them.
-const REFUSED_REPAIR_BACKOFF: Backoff =
-    Backoff { first: Duration::from_secs(15), longest: Duration::from_secs(300) };
-
 /// The state of one target.
 #[derive(Default)]
 pub(super) struct TargetState {
@@ -319,9 +314,7 @@ impl TargetState {
         // A target that is gone is no alarm: Auto Scaling replaces machines all day.
         let (was_gone, is_gone) = (self.is_gone(), matches!(error, CloudError::NotFound { .. }));
         let before = self.failure.take().filter(|_| was_gone == is_gone);
-        let lasts = self.is_repair_failure && matches!(error, CloudError::Refused { .. });
-        let backoff = if lasts { REFUSED_REPAIR_BACKOFF } else { BACKOFF };
-        let failure = FailureStreak::after(before, error, backoff, now);
+        let failure = FailureStreak::after(before, error, BACKOFF, now);
         self.is_repair_failure &= !is_gone;
         if self.is_repair_failure {
             self.look = true;
