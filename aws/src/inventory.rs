@@ -96,7 +96,7 @@ fn orphaned(groups: &[Ec2Group], interfaces: &[Ec2Interface]) -> Vec<String> {
     is_held.into_iter().filter(|(_, held)| !held).map(|(group, _)| group.to_owned()).collect()
 }
 
-/// Returns the names of the first parked groups that own groups name in their tags, and that were not found by theirs.
+/// Returns the names of the first parked groups that own groups name in their tags, and that were not found by their tags.
 fn parked_groups_without_tags(groups: &[Ec2Group]) -> BTreeSet<String> {
     let found: BTreeSet<&str> = groups.iter().filter_map(Ec2Group::parked_for).collect();
     let shuts = groups.iter().flat_map(|group| tags::shuts(&group.tags));

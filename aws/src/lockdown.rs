@@ -214,7 +214,7 @@ impl LockdownOps<'_> {
     }
 
     /// Shuts the customer's groups again: narrows the pieces that another principal widened over a protected port,
-    /// and locks down anew each group of which nothing is parked any more. Leaves the customer's other rules alone.
+    /// and locks down each group again of which nothing is parked any more. Leaves the customer's other rules alone.
     pub(crate) async fn shut_again(&self, snapshot: &InstanceSnapshot) -> Result<(), CloudError> {
         let ports = snapshot.ports(self.instance);
         let (lost, on) = (snapshot.lost(), snapshot.customer_groups());
@@ -481,8 +481,14 @@ impl LockdownOps<'_> {
             return Ok(Vec::new());
         }
         let target = self.target;
+        let mut on = BTreeMap::new();
+        for group in &going {
+            let found =
+                self.groups.ec2.interfaces(Find::Where("group-id", std::slice::from_ref(group))).await?;
+            on.extend(found.into_iter().map(|interface| (interface.id.clone(), interface)));
+        }
         let mut detached = Vec::new();
-        for interface in self.groups.ec2.interfaces(Find::Where("group-id", &going)).await? {
+        for interface in on.into_values() {
             let id = &interface.id;
             if interface.groups.iter().all(|group| going.contains(group)) {
                 return Err(CloudError::refused(format!(

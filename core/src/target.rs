@@ -215,6 +215,75 @@ impl TargetSelector {
             Self::Prefix(prefix) => target.to_string().starts_with(prefix),
         }
     }
+
+    /// Reports whether any target can exist that the selector covers: `aws:123/*` names no account, and protects nothing.
+    pub fn can_match(&self) -> bool {
+        match self {
+            Self::One(_) => true,
+            Self::Prefix(prefix) => match prefix.split_once(':') {
+                None => prefix.is_empty(),
+                Some(("host", name)) => name.is_empty() || may_begin(name, "a", host),
+                Some(("aws", rest)) => may_begin_aws(rest),
+                Some(("azure", rest)) => may_begin_azure(rest),
+                Some(_) => false,
+            },
+        }
+    }
+}
+
+/// Reports whether a name of this kind may begin so, followed by `end` or by nothing.
+fn may_begin<T>(text: &str, end: &str, read: impl Fn(&str) -> Result<T, Invalid>) -> bool {
+    read(text).is_ok() || read(&format!("{text}{end}")).is_ok()
+}
+
+/// Reports whether the part after `aws:` may begin so: each segment before the last is whole.
+fn may_begin_aws(rest: &str) -> bool {
+    // A target that is whole, of which the prefix replaces the beginning.
+    let whole = ["000000000000", "a", "i-00000000000000000"];
+    let segments: Vec<&str> = rest.split('/').collect();
+    let Some((last, before)) = segments.split_last() else { return true };
+    let filled = |at: usize| {
+        let full = whole.get(at)?;
+        let has_room = at == 1 || last.len() <= full.len();
+        let rest = if at == 1 && !last.is_empty() { "" } else { full.get(last.len()..).unwrap_or_default() };
+        has_room.then(|| format!("{last}{rest}"))
+    };
+    let Some(filled) = filled(before.len()) else { return false };
+    let all: Vec<&str> = before
+        .iter()
+        .copied()
+        .chain([filled.as_str()])
+        .chain(whole.into_iter().skip(segments.len()))
+        .collect();
+    matches!(all[..], [account, region, instance] if aws(account, region, instance).is_ok())
+}
+
+/// Reports whether the part after `azure:` may begin so.
+fn may_begin_azure(rest: &str) -> bool {
+    const FIXED: [&str; 9] = [
+        "",
+        "subscriptions",
+        "*",
+        "resourcegroups",
+        "*",
+        "providers",
+        "microsoft.compute",
+        "virtualmachines",
+        "*",
+    ];
+    let rest = rest.to_ascii_lowercase();
+    let segments: Vec<&str> = rest.split('/').collect();
+    if rest.is_empty() {
+        return true;
+    }
+    let last = segments.len() - 1;
+    segments.len() <= FIXED.len()
+        && segments.iter().zip(FIXED).enumerate().all(|(at, (segment, fixed))| match (at == last, fixed) {
+            (true, "*") => true,
+            (true, _) => fixed.starts_with(segment),
+            (false, "*") => !segment.is_empty(),
+            (false, _) => *segment == fixed,
+        })
 }
 
 impl fmt::Display for TargetSelector {
@@ -314,5 +383,41 @@ mod tests {
             assert_eq!(selector.parse::<TargetSelector>().unwrap().covers(&web), covers, "{selector}");
         }
         assert!("web-*".parse::<TargetSelector>().is_err());
+    }
+
+    #[test]
+    fn a_prefix_with_which_no_target_begins_matches_nothing() {
+        for (selector, can) in [
+            ("*", true),
+            ("host:*", true),
+            ("host:web-*", true),
+            ("host:a/*", false),
+            ("aws:*", true),
+            ("aws:1234*", true),
+            ("aws:123456789012/*", true),
+            ("aws:123456789012/eu-*", true),
+            ("aws:123456789012/eu-central-1/*", true),
+            ("aws:123456789012/eu-central-1/i-0123*", true),
+            ("aws:123/*", false),
+            ("aws:12345678901234*", false),
+            ("aws:prod*", false),
+            ("aws:123456789012/EU_1*", false),
+            ("aws:123456789012//i-*", false),
+            ("aws:123456789012/eu-central-1/web-*", false),
+            ("aws:123456789012/eu-central-1/i-0/*", false),
+            ("azure:*", true),
+            ("azure:/sub*", true),
+            ("azure:/subscriptions/00000000-*", true),
+            ("azure:/subscriptions/x/resourceGroups/rg-*", true),
+            (
+                "azure:/subscriptions/x/resourceGroups/rg/providers/Microsoft.Compute/virtualMachines/vm*",
+                true,
+            ),
+            ("azure:subscriptions/x*", false),
+            ("azure:/subscriptions//resourceGroups/*", false),
+            ("azure:/subscriptions/x/groups/*", false),
+        ] {
+            assert_eq!(selector.parse::<TargetSelector>().unwrap().can_match(), can, "{selector}");
+        }
     }
 }

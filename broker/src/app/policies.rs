@@ -3,7 +3,7 @@
 use postern_core::audit::AuditEvent;
 use postern_core::policy::PortRule;
 use postern_core::target::TargetSelector;
-use postern_core::{Layers, Name, Policy, Principal, Role};
+use postern_core::{Invalid, Layers, Name, Policy, Principal, Role};
 use postern_store::{ComparedPolicies, Durable, Expect, StoreError, Transaction, Version, Versioned};
 
 use super::{App, Caller, Error};
@@ -12,7 +12,7 @@ use super::{App, Caller, Error};
 /// minute does not fill the audit log.
 ///
 /// # Errors
-/// The kept version is not `replaces`, or the policy uses a reserved part.
+/// The kept version is not `replaces`, the policy uses a reserved part, or one of its selectors can match no target.
 pub async fn put(
     app: &App,
     caller: &Caller,
@@ -21,6 +21,13 @@ pub async fn put(
 ) -> Result<Durable<Version>, Error> {
     if policy.approval_required {
         return Err(Error::Reserved { what: "approval_required" });
+    }
+    if let Some((at, selector)) = policy.targets.iter().enumerate().find(|(_, one)| !one.can_match()) {
+        return Err(Error::Invalid(Invalid::new(
+            format!("targets[{at}]"),
+            format!("{selector} can match no target, so the policy would protect nothing"),
+            "write a prefix of host:<name>, aws:<account>/<region>/<instance-id> or azure:/subscriptions/…",
+        )));
     }
     let before = app.store.genuine::<Policy>(&policy.name).await?;
     let is_kept = |before: &Versioned<Policy>| {

@@ -7,6 +7,9 @@ use crate::connect::BrokerClient;
 use crate::error::Failure;
 use crate::output::{Console, json, table};
 
+/// The number of VMs from which on a command says that it takes a while.
+const MANY: usize = 5;
+
 /// Locks VMs down, or lists the changes of a dry run.
 ///
 /// # Errors
@@ -21,6 +24,7 @@ pub(super) async fn lockdown(
         dry_run: asked.dry_run,
         accept: asked.accept.iter().map(|kind| v1::ConcernKind::from(*kind).into()).collect(),
     };
+    announce(console, "locks", "down", request.targets.len(), asked.dry_run);
     let answer = broker.cloud_call(broker.targets().lockdown_targets(request)).await?;
     show(console, "locked down", asked.dry_run, answer.results)
 }
@@ -38,8 +42,20 @@ pub(super) async fn release(
         targets: asked.targets.iter().map(ToString::to_string).collect(),
         dry_run: asked.dry_run,
     };
+    announce(console, "releases", "", request.targets.len(), asked.dry_run);
     let answer = broker.cloud_call(broker.targets().release_targets(request)).await?;
     show(console, "released", asked.dry_run, answer.results)
+}
+
+/// Notes that many VMs take a while, and where their progress is.
+fn announce(console: &mut Console, verb: &str, particle: &str, count: usize, dry_run: bool) {
+    if count < MANY || dry_run {
+        return;
+    }
+    let particle = if particle.is_empty() { String::new() } else { format!(" {particle}") };
+    console.note(&format!(
+        "the broker {verb} {count} VMs{particle} one after the other, which may take minutes; `postern audit tail` shows each as it is done"
+    ));
 }
 
 fn show(

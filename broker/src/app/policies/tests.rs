@@ -50,6 +50,17 @@ async fn i7_a_requester_sees_the_limits_of_a_policy_and_nothing_else_of_it() {
 }
 
 #[tokio::test]
+async fn a_selector_that_can_match_no_target_is_refused_by_its_field() {
+    let app = TestApp::under([]).await;
+    let policy = a_policy().on("aws:*").on("aws:123/*").build();
+    let at = policy.targets.iter().position(|one| !one.can_match()).unwrap();
+    let refused = put(&app.app, &caller(Role::Administrator, "root"), policy, None).await;
+    let Err(Error::Invalid(invalid)) = refused else { panic!("not refused: {refused:?}") };
+    assert_eq!(invalid.field, format!("targets[{at}]"));
+    assert!(app.app.store.policies().await.unwrap().is_empty());
+}
+
+#[tokio::test]
 async fn a_page_counts_only_the_policies_that_the_caller_sees() {
     let policies =
         [policy_of("a", &["bob"]), policy_of("b", &[]), policy_of("c", &["bob"]), policy_of("d", &[])];

@@ -52,6 +52,12 @@ fn shown(result: &LockdownResultJson, participle: &str, dry_run: bool) -> String
         (None, false) => format!("not {participle}: its concerns must be accepted first"),
     };
     let mut lines = vec![format!("{}: {standing}", result.target)];
+    if result.error.is_some() && !result.done && !result.changes.is_empty() && !dry_run {
+        lines.push(
+            "  planned; some of it may be done, and the command shows what is left when it is run again:"
+                .to_owned(),
+        );
+    }
     lines.extend(result.changes.iter().map(|change| {
         let sign = if matches!(change.action, "remove" | "detach" | "delete") { '-' } else { '+' };
         let detail = if change.detail.is_empty() { String::new() } else { format!(": {}", change.detail) };

@@ -133,6 +133,16 @@ fn how_a_target_stands_is_said_in_its_first_line() {
 }
 
 #[test]
+fn changes_of_a_target_that_failed_are_not_told_as_done() {
+    let error = Some(v1::TargetError { code: 0, message: "the quota is used up".into() });
+    let failed = v1::LockdownResult { error, concerns: Vec::new(), ..a_result() };
+    let text = shown(false, failed.clone());
+    assert!(text.lines().nth(1).is_some_and(|line| line.starts_with("  planned; ")), "{text}");
+    assert!(!shown(true, failed).contains("planned; "));
+    assert!(!shown(false, v1::LockdownResult { done: true, ..a_result() }).contains("planned; "));
+}
+
+#[test]
 fn text_of_the_cloud_neither_steers_the_terminal_nor_makes_up_lines() {
     let mut hostile = a_result();
     hostile.changes[0].detail = "\u{1b}[2J\naws:2: locked down".into();
