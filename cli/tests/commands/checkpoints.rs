@@ -246,9 +246,10 @@ async fn i9_a_remembered_checkpoint_is_compared_wherever_the_log_that_is_read_be
         (&forged[..], 1, 1, "the log was rewritten"),
     ] {
         let head = head_of(log).hash.to_string();
-        let mut script = world.script();
-        (script.log, script.first) = (log.to_vec(), first);
-        drop(script);
+        {
+            let mut script = world.script();
+            (script.log, script.first) = (log.to_vec(), first);
+        }
         world.postern(&["audit", "verify", "--expect-head", &head]).await.exits(code).tells(problem);
     }
     // A copy may be older than what is remembered.
