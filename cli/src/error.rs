@@ -209,6 +209,15 @@ pub(crate) enum Failure {
         #[source]
         source: io::Error,
     },
+    /// The manual cannot be written.
+    #[error("cannot write the manual into {dir}")]
+    Manual {
+        /// The directory.
+        dir: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
     /// The result cannot be written.
     #[error(transparent)]
     Output(#[from] OutputError),
@@ -240,6 +249,7 @@ impl Failure {
             | Self::HeadMissing { .. }
             | Self::Unread { .. }
             | Self::File { .. }
+            | Self::Manual { .. }
             | Self::Output(_) => Exit::Other,
         }
     }
