@@ -158,7 +158,7 @@ make_image() {
 
 lint() {
 	lintian --fail-on error,warning --suppress-tags-from-file packaging/deb/lintian.suppress "$OUT"/*.deb
-	rpmlint --config packaging/rpm/rpmlint.toml "$OUT"/*.rpm
+	rpmlint --strict --config packaging/rpm/rpmlint.toml "$OUT"/*.rpm
 	find "$STAGE/man" -name '*.gz' | sort | while read -r page; do
 		# mandoc takes no compressed file as such.
 		gzip -dc "$page" | mandoc -Tlint -Wunsupp || { echo "packages: $page is no good page" >&2; exit 1; }
