@@ -19,7 +19,7 @@ SUITE = "bookworm"
 INCLUDE = "systemd,systemd-sysv,dbus,openssh-server,nftables,iproute2,ca-certificates,procps,rpm,man-db,libpam-systemd,ufw,firewalld"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "postern-system"
 # The longest that a machine may take to start or to stop.
-PATIENCE = 180
+PATIENCE = 300
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive"}
 
 

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """The packages, as an administrator meets them, on real machines: installation, enrolment, a window, a restart with the window open, an agent
-that is killed and one that hangs, an upgrade under an open session, other firewalls beside, a downgrade, removal and purge. `make test-system` runs it; it needs root and the packages of `make packages`.
+that is killed and one that hangs, an upgrade under an open session, other firewalls beside, a downgrade, removal and purge.
+`make test-system` runs it; it needs root and the packages of `make packages`.
 
 Beside every step a prober connects to the protected port every 20 ms from an address that no policy allows. Its log is the evidence: after
 the machine is protected, no attempt gets through until the administrator purges the package.
@@ -19,7 +20,7 @@ import unittest
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from machines import Machine, Network, run  # noqa: E402
+from machines import PATIENCE, Machine, Network, run  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
 TOP = HERE.parent.parent
@@ -73,8 +74,16 @@ class Session:
         if not re.match(r"\d+\.\d+$", first):
             raise AssertionError(f"alice cannot log in: {first}{self.process.stdout.read()}")
 
+    def beats(self, number):
+        """Waits until the session has written so many times."""
+        for _ in range(number):
+            line = self.process.stdout.readline()
+            if not re.match(r"\d+\.\d+$", line):
+                raise AssertionError(f"the session was cut: {line}")
+
     def end(self):
-        """Ends the session, and returns the longest silence in seconds. Fails if it was cut before."""
+        """Ends the session, and returns the longest silence in seconds with the number of times since the last wait. Fails if the session was
+        cut before."""
         if self.process.poll() is not None:
             self.process.stdout.close()
             raise AssertionError("the session was cut")
@@ -123,10 +132,18 @@ class Packages(unittest.TestCase):
         self.began = time.time()
 
     def attempts(self, since):
-        """Returns the prober's attempts since then as pairs of time and outcome, after the last ones are decided."""
-        time.sleep(0.6)
-        lines = [line.split() for line in self.log.read_text().splitlines()]
-        return sorted((float(at), outcome) for at, outcome in lines if float(at) >= since)
+        """Returns the prober's attempts since then as pairs of time and outcome, once there are some and the last ones are decided."""
+        end = time.monotonic() + PATIENCE
+        while True:
+            now = time.time()
+            time.sleep(0.6)
+            # The last line may not be whole yet.
+            lines = [line.split() for line in self.log.read_text().rpartition("\n")[0].splitlines()]
+            found = sorted((float(at), outcome) for at, outcome in lines if float(at) >= since)
+            if len(found) >= 10 and found[-1][0] >= now:
+                return found
+            if time.monotonic() > end:
+                raise AssertionError(f"the prober made {len(found)} attempts; it does not run")
 
     def shut(self, step, since=None):
         """No attempt has got through since the step began, and the prober saw the port all the time."""
@@ -137,7 +154,6 @@ class Packages(unittest.TestCase):
         self.evidence.append(
             f"{step}: {len(found)} attempts in {found[-1][0] - found[0][0]:.1f} s, {len(through)} got through, {unsent} not sent, "
             f"longest time between two: {gap * 1000:.0f} ms")
-        self.assertGreater(len(found), 10, "the prober runs")
         self.assertEqual(through, [], f"{step}: attempts got through")
 
     def postern(self, *arguments):
@@ -160,7 +176,7 @@ class Packages(unittest.TestCase):
             self.assertEqual(self.vm.ask("systemctl", "is-enabled", unit).strip(), "enabled")
             self.assertEqual(self.vm.ask("systemctl", "is-active", unit).strip(), "inactive")
         self.assertEqual(self.vm.ask("systemctl", "--failed", "--no-legend").strip(), "")
-        self.assertTrue(all(outcome == "open" for _, outcome in self.attempts(time.time() - 0.5)))
+        self.assertEqual({outcome for _, outcome in self.attempts(time.time())}, {"open"})
         self.assertIn("postern-agent", self.vm.must("man", "-w", "postern-agent"))
 
     def test_02_a_broker_is_set_up_as_its_package_says(self):
@@ -185,25 +201,23 @@ class Packages(unittest.TestCase):
         self.vm.wait("the table is there", lambda: self.vm.can(*TABLE) and "22" in self.vm.ask(*TABLE))
         protected = time.time()
         self.evidence.append(f"from the installation of the agent to a protected machine: {protected - type(self).installed:.0f} s")
-        time.sleep(3)
         self.shut("protected", protected)
 
     def test_04_a_window_lets_its_source_in_and_no_other(self):
         self.postern("request", "host:vm", "--port", "ssh", "--source", ALICE, "--for", "2h", "--reason", "a test of the packages")
-        silence, beats = self.session_of(1)
-        self.assertGreater(beats, 5)
+        self.alice_logs_in()
         self.shut("a window for 10.77.0.3 opens")
-        self.evidence.append(f"alice's session: {beats} beats, longest silence {silence:.2f} s")
 
-    def session_of(self, seconds):
+    def alice_logs_in(self):
+        """Alice gets a new session, and it goes on."""
         session = Session(self.alice, self.key)
-        time.sleep(seconds)
-        return session.end()
+        session.beats(5)
+        session.end()
 
     def test_05_a_restart_with_an_open_window_opens_nothing_else_and_keeps_it(self):
         self.vm.reboot()
         self.assertEqual(self.vm.ask("systemctl", "is-active", "postern-agent-boot").strip(), "active")
-        self.session_of(1)
+        self.alice_logs_in()
         self.vm.wait("the agent is connected again", self.agent_is_connected)
         self.shut("restart with the window open")
         boot = self.vm.must("systemctl", "show", "postern-agent-boot", "-p", "ExecMainExitTimestampMonotonic", "--value").strip()
@@ -217,7 +231,7 @@ class Packages(unittest.TestCase):
             self.vm.wait("systemd starts the agent again", lambda old=killed: self.main_pid("postern-agent") not in ("0", old))
             self.vm.wait("the agent runs", lambda: self.vm.ask("systemctl", "is-active", "postern-agent").strip() == "active")
         self.vm.wait("the agent is connected again", self.agent_is_connected)
-        self.session_of(1)
+        self.alice_logs_in()
         self.shut("kill -9 of the agent, three times")
 
     def test_07_an_agent_that_hangs_is_replaced_and_no_port_opens(self):
@@ -225,7 +239,7 @@ class Packages(unittest.TestCase):
         self.vm.must("kill", "-STOP", hung)
         self.vm.wait("the watchdog replaces the agent", lambda: self.main_pid("postern-agent") not in ("0", hung))
         self.vm.wait("the agent is connected again", self.agent_is_connected)
-        self.session_of(1)
+        self.alice_logs_in()
         self.shut("an agent that hangs, until the watchdog has replaced it")
 
     def test_08_an_upgrade_under_a_session_cuts_nothing_opens_nothing_and_keeps_the_configuration(self):
@@ -251,7 +265,7 @@ class Packages(unittest.TestCase):
         self.vm.must("dpkg", "-i", "/root/postern-agent.deb")
         self.vm.wait("the agent is connected again", self.agent_is_connected)
         self.assertEqual(self.vm.must(*rules), before)
-        self.session_of(1)
+        self.alice_logs_in()
         self.shut("the same package again")
 
     def test_10_the_table_is_there_after_each_firewall_beside_it_has_started_reloaded_and_stopped(self):
@@ -276,7 +290,7 @@ class Packages(unittest.TestCase):
         self.assertEqual(self.vm.read("/etc/postern/agent.toml"), kept)
         self.vm.must("dpkg", "-i", "/root/postern-agent.deb")
         self.vm.wait("the agent is connected again", self.agent_is_connected)
-        self.session_of(1)
+        self.alice_logs_in()
         self.shut("downgrade, and upgrade again")
 
     def test_12_the_units_are_little_exposed(self):
@@ -293,11 +307,18 @@ class Packages(unittest.TestCase):
             self.assertTrue(self.vm.has(path), path)
         session.end()
         self.shut("removal")
+        # In a directory in which an image is made there is no systemd, and the tables of the kernel are another machine's.
+        self.vm.must("sh", "-ec", "mkdir /root/kept; cp -a /var/lib/postern-agent /etc/postern /root/kept/")
+        self.vm.must("unshare", "-m", "sh", "-ec", "mount -t tmpfs none /run/systemd; sh /var/lib/dpkg/info/postern-agent.postrm purge")
+        self.assertTrue(self.vm.can(*TABLE))
+        self.assertFalse(self.vm.has("/var/lib/postern-agent"))
+        self.vm.must("sh", "-ec", "mv /root/kept/postern-agent /var/lib/; mv /root/kept/postern /etc/; rmdir /root/kept")
+        self.shut("purge in the directory of an image")
 
     def test_14_a_package_that_is_installed_again_goes_on_where_it_was(self):
         self.vm.must("dpkg", "-i", "/root/postern-agent.deb")
         self.vm.wait("the agent is connected again", self.agent_is_connected)
-        self.session_of(1)
+        self.alice_logs_in()
         self.shut("installed again")
         self.vm.reboot()
         self.vm.wait("the agent is connected again", self.agent_is_connected)
@@ -311,7 +332,7 @@ class Packages(unittest.TestCase):
                      "/etc/systemd/system/multi-user.target.wants/postern-agent.service",
                      "/etc/systemd/system/sysinit.target.wants/postern-agent-boot.service"):
             self.assertFalse(self.vm.has(path), path)
-        self.assertTrue(all(outcome == "open" for _, outcome in self.attempts(time.time())))
+        self.assertEqual({outcome for _, outcome in self.attempts(time.time())}, {"open"})
         self.vm.must("dpkg", "--purge", "postern-agent")
 
     def test_16_a_purge_of_the_broker_takes_keys_store_and_user(self):
