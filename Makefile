@@ -33,6 +33,7 @@ demo-ha: install-deps ## Kills brokers and Redis while a window is open, and sho
 
 .PHONY: test
 test: install-deps build ## Runs every test, leaves a JUnit file, and names the ten slowest.
+	@packaging/config-manual.py check "$${CARGO_TARGET_DIR:-target}/debug"
 	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
 		passed=0; $(CARGO) nextest run $(LOCKED) --workspace || passed=$$?; \
 		packaging/slowest-tests.sh target/nextest/default/junit.xml; \
@@ -103,7 +104,7 @@ test-system: ## Installs the packages of `make packages` on machines with system
 MOTO := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/postern-moto-5.2.5
 
 # Program or file that must be there, and the Debian package that has it.
-NEEDS := redis-server:redis-server lowdown:lowdown mandoc:mandoc openssl:openssl nft:nftables ip:iproute2 setpriv:util-linux systemd-analyze:systemd
+NEEDS := redis-server:redis-server lowdown:lowdown openssl:openssl nft:nftables ip:iproute2 setpriv:util-linux systemd-analyze:systemd
 
 .PHONY: install-deps
 install-deps: ## Installs what the tests and the demo need, on Debian, as root. Quick where it is there.

@@ -157,6 +157,7 @@ make_image() {
 }
 
 lint() {
+	packaging/config-manual.py check "$STAGE/bin"
 	lintian --fail-on error,warning --suppress-tags-from-file packaging/deb/lintian.suppress "$OUT"/*.deb
 	rpmlint --strict --config packaging/rpm/rpmlint.toml "$OUT"/*.rpm
 	find "$STAGE/man" -name '*.gz' | sort | while read -r page; do
