@@ -13,7 +13,7 @@ cd "$(dirname "$0")/.."
 ROOT=$PWD
 
 # Exactly these versions, so that a new release of a tool does not change the bytes of a package.
-TOOLS=(cargo-auditable@0.7.7 cargo-deb@3.8.0 cargo-generate-rpm@0.21.1 cargo-cyclonedx@0.5.9 cargo-about@0.9.3)
+TOOLS=(cargo-auditable@0.7.7 cargo-deb@3.8.0 cargo-generate-rpm@0.21.1)
 TOOLS_DIR=${XDG_CACHE_HOME:-$HOME/.cache}/postern-packaging
 # Program that must be there, and the Debian package that has it.
 NEEDS=(lintian:lintian rpmbuild:rpm rpmlint:rpmlint lowdown:lowdown mandoc:mandoc umoci:umoci dpkg-shlibdeps:dpkg-dev objcopy:binutils)
@@ -99,12 +99,7 @@ stage_provenance() {
 	local pair program crate
 	for pair in "${CRATES[@]}"; do
 		program=${pair%%:*} crate=${pair##*:}
-		cargo about --color never generate --locked --fail --config packaging/about.toml --manifest-path "$crate/Cargo.toml" \
-			packaging/licences.hbs >"$STAGE/licences/$program.txt"
-		cargo cyclonedx --quiet --manifest-path "$crate/Cargo.toml" --format json --describe crate --target x86_64-unknown-linux-gnu \
-			--override-filename packages.cdx
-		mv "$crate/packages.cdx.json" "$STAGE/sbom/$program.cdx.json"
-		find . -path ./target -prune -o -name packages.cdx.json -exec rm {} +
+		packaging/provenance.py "postern-$crate" "$program" "$STAGE/licences/$program.txt" "$STAGE/sbom/$program.cdx.json"
 	done
 	gzip -9n "$STAGE"/licences/*.txt "$STAGE"/sbom/*.json
 }
@@ -142,11 +137,15 @@ make_debs() {
 
 make_rpms() {
 	local pair program crate
+	# cargo-generate-rpm takes over the time of each file, up to that of the last commit.
+	mkdir -p "$STAGE/source"
+	cp -R docs packaging LICENSE "$STAGE/source/"
+	find "$STAGE" -path "$STAGE/dbgsym" -prune -o -exec touch -hd "@$SOURCE_DATE_EPOCH" {} +
 	for pair in "${CRATES[@]}"; do
 		program=${pair%%:*} crate=${pair##*:}
 		CARGO_TARGET_DIR=$BUILD cargo generate-rpm --package "$crate" --auto-req builtin --source-date "$SOURCE_DATE_EPOCH" \
 			--output "$OUT/$program-$VERSION-1.x86_64.rpm"
-		rpmbuild --quiet -bb --define "_topdir $STAGE/rpmbuild" --define "_rpmdir $OUT" --define "_rpmfilename %{NAME}-%{VERSION}-%{RELEASE}.%{ARCH}.rpm" \
+		rpmbuild --quiet -bb --define "_binary_payload w3.zstdio" --define "_topdir $STAGE/rpmbuild" --define "_rpmdir $OUT" --define "_rpmfilename %{NAME}-%{VERSION}-%{RELEASE}.%{ARCH}.rpm" \
 			--define "_buildhost postern" --define "use_source_date_epoch_as_buildtime 1" --define "clamp_mtime_to_source_date_epoch 1" \
 			--define "program $program" --define "version_of_program $VERSION" --define "stage $STAGE" packaging/rpm/debuginfo.spec
 	done
@@ -157,6 +156,12 @@ make_image() {
 }
 
 lint() {
+	local program
+	for program in "${CRATES[@]%%:*}"; do
+		# cargo-auditable's list of crates; programs that were built by other means have none.
+		[ -n "${POSTERN_PROGRAMS:-}" ] || readelf --sections --wide "$STAGE/bin/$program" | grep -qF .dep-v0 ||
+			{ echo "packages: $program has no list of its crates" >&2; exit 1; }
+	done
 	packaging/config-manual.py check "$STAGE/bin"
 	lintian --fail-on error,warning --suppress-tags-from-file packaging/deb/lintian.suppress "$OUT"/*.deb
 	rpmlint --strict --config packaging/rpm/rpmlint.toml "$OUT"/*.rpm
