@@ -21,7 +21,7 @@ endif
 
 .PHONY: help
 help: ## Shows this.
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
 .PHONY: demo
 demo: install-deps ## Tells the story of a grant, step by step, with real programs. Within half a minute after it nothing is left.
@@ -33,6 +33,7 @@ demo-ha: install-deps ## Kills brokers and Redis while a window is open, and sho
 
 .PHONY: test
 test: install-deps build ## Runs every test, leaves a JUnit file, and names the ten slowest.
+	@packaging/config-manual.py check "$${CARGO_TARGET_DIR:-target}/debug"
 	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
 		passed=0; $(CARGO) nextest run $(LOCKED) --workspace || passed=$$?; \
 		packaging/slowest-tests.sh target/nextest/default/junit.xml; \
@@ -77,11 +78,33 @@ check: ## Formatting, lints, documentation, the rules of the house, and what the
 		echo "check: advisories were NOT checked: the advisory database cannot be fetched from here"; \
 	fi
 
+.PHONY: packages
+packages: ## Builds .deb, .rpm and an OCI image into target/packages, and lints them. Takes a quarter of an hour.
+	@packaging/packages.sh
+
+.PHONY: packages-reproduce
+packages-reproduce: ## Builds the packages again from another folder, and compares the bytes.
+	@packaging/packages.sh reproduce
+
+# Program that must be there for `make test-system`, and the Debian package that has it.
+SYSTEM_NEEDS := debootstrap:debootstrap systemd-nspawn:systemd-container ip:iproute2 nsenter:util-linux ssh:openssh-client dpkg-deb:dpkg python3:python3
+
+.PHONY: test-system
+test-system: ## Installs the packages of `make packages` on machines with systemd, and uses, restarts, upgrades, removes and purges them. As root.
+	@missing=(); \
+	for need in $(SYSTEM_NEEDS); do command -v "$${need%%:*}" >/dev/null || missing+=("$${need##*:}"); done; \
+	if [ "$${#missing[@]}" -gt 0 ]; then \
+		echo "installing $${missing[*]}"; \
+		apt-get update -qq; \
+		DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "$${missing[@]}" >/dev/null; \
+	fi
+	@/usr/bin/python3 tests/system/test_packages.py
+
 # EC2 for tests: a moto server of exactly these versions, in an environment of its own.
 MOTO := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/postern-moto-5.2.5
 
 # Program or file that must be there, and the Debian package that has it.
-NEEDS := redis-server:redis-server openssl:openssl nft:nftables ip:iproute2 setpriv:util-linux systemd-analyze:systemd
+NEEDS := redis-server:redis-server lowdown:lowdown openssl:openssl nft:nftables ip:iproute2 setpriv:util-linux systemd-analyze:systemd
 
 .PHONY: install-deps
 install-deps: ## Installs what the tests and the demo need, on Debian, as root. Quick where it is there.

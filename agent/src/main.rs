@@ -1,17 +1,18 @@
 //! The command `postern-agent`.
 
 use std::io::{self, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum, ValueHint};
 use postern_agent::clock;
 use postern_agent::config::{AgentConfig, DEFAULT_PATH, LogFormat};
 use postern_agent::doctor::{self, Severity};
 use postern_agent::join_token::{self, TokenError};
 use postern_agent::status::Status;
 use postern_agent::{enroll, firewall, run, uninstall};
+use postern_manual::Section;
 use postern_runtime::files;
 use postern_runtime::private_place::private_place;
 use tracing_subscriber::EnvFilter;
@@ -55,6 +56,13 @@ enum AgentCommand {
     CheckConfig,
     /// Removes the table, the identity and the state from this host.
     Uninstall,
+    /// Writes the man pages and the completion scripts of this command into a directory, for packages.
+    #[command(hide = true)]
+    Manual {
+        /// The directory.
+        #[arg(value_hint = ValueHint::DirPath)]
+        dir: PathBuf,
+    },
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -69,6 +77,10 @@ const BAD_USAGE: u8 = 2;
 #[tokio::main]
 async fn main() -> ExitCode {
     let arguments = AgentArguments::parse();
+    if let AgentCommand::Manual { dir } = &arguments.command {
+        return write_manual(dir)
+            .map_or_else(|error| report_error(&error, ExitCode::FAILURE), |()| ExitCode::SUCCESS);
+    }
     let config = match AgentConfig::load(&arguments.config) {
         Ok(config) => config,
         Err(error) => return report_error(&error.into(), ExitCode::from(BAD_USAGE)),
@@ -129,8 +141,16 @@ async fn execute(arguments: AgentArguments, config: AgentConfig) -> anyhow::Resu
                 writeln!(out, "{} stays: it has files that are not the agent's", dir.display())?;
             }
         }
+        AgentCommand::Manual { dir } => write_manual(&dir)?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Writes the manual; it needs no configuration.
+fn write_manual(dir: &Path) -> anyhow::Result<()> {
+    let program = AgentArguments::command();
+    postern_manual::write(program, Section::Administrator, &["agent.toml(5)"], dir)
+        .with_context(|| format!("cannot write the manual into {}", dir.display()))
 }
 
 /// Writes the error with its causes to stderr.

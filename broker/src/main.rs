@@ -1,13 +1,13 @@
 //! `postern-broker`.
 
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 use postern_aws::Aws;
 use postern_azure::Azure;
 use postern_broker::authority;
@@ -18,6 +18,7 @@ use postern_broker::{migrate, run, setup};
 use postern_core::audit::Hash;
 use postern_core::target::CloudKind;
 use postern_core::{Justification, KeyHash, Name, Role};
+use postern_manual::Section;
 use postern_store::redis::Redis;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -101,6 +102,12 @@ enum BrokerCommand {
         /// Issue the certificate although the name has one in another role: both are one principal, and share its grants.
         #[arg(long)]
         allow_other_role: bool,
+    },
+    /// Writes the man pages and the completion scripts of this command into a directory, for packages.
+    #[command(hide = true)]
+    Manual {
+        /// The directory.
+        dir: PathBuf,
     },
 }
 
@@ -229,6 +236,10 @@ fn in_a_line(error: &anyhow::Error) -> String {
 }
 
 async fn execute(arguments: BrokerArguments) -> anyhow::Result<ExitCode> {
+    if let BrokerCommand::Manual { dir } = &arguments.command {
+        write_manual(dir)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let config = BrokerConfig::load(&arguments.config)?;
     let mut out = std::io::stdout();
     match arguments.command {
@@ -325,8 +336,16 @@ async fn execute(arguments: BrokerArguments) -> anyhow::Result<ExitCode> {
                 dir.display()
             )?;
         }
+        BrokerCommand::Manual { dir } => write_manual(&dir)?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Writes the manual; it needs no configuration.
+fn write_manual(dir: &Path) -> anyhow::Result<()> {
+    let program = BrokerArguments::command();
+    postern_manual::write(program, Section::Administrator, &["broker.toml(5)"], dir)
+        .with_context(|| format!("cannot write the manual into {}", dir.display()))
 }
 
 /// Runs a command that changes the authority, and returns a text about the outcome.

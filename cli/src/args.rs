@@ -97,6 +97,13 @@ pub(crate) enum Command {
         /// The shell.
         shell: Shell,
     },
+    /// Write the man pages and the completion scripts of this command into a directory, for packages.
+    #[command(hide = true)]
+    Manual {
+        /// The directory.
+        #[arg(value_hint = ValueHint::DirPath)]
+        dir: PathBuf,
+    },
 }
 
 #[derive(Debug, ClapArgs)]

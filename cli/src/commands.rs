@@ -15,8 +15,11 @@ mod targets;
 mod wait;
 mod watch;
 
+use std::path::PathBuf;
+
 use clap::CommandFactory as _;
 use clap_complete::Shell;
+use postern_manual::Section;
 
 use crate::args::{Args, AuditCommand, Command};
 use crate::connect::BrokerClient;
@@ -50,7 +53,13 @@ pub(crate) async fn run(args: Args, console: &mut Console) -> Result<(), Failure
         }
         Command::Status { check } => status::status(&broker()?, console, check).await,
         Command::Completions { shell } => completions(console, shell),
+        Command::Manual { dir } => manual(dir),
     }
+}
+
+fn manual(dir: PathBuf) -> Result<(), Failure> {
+    postern_manual::write(Args::command(), Section::User, &[], &dir)
+        .map_err(|source| Failure::Manual { dir, source })
 }
 
 fn completions(console: &mut Console, shell: Shell) -> Result<(), Failure> {

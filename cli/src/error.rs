@@ -221,6 +221,15 @@ pub(crate) enum Failure {
         #[source]
         source: io::Error,
     },
+    /// The manual cannot be written.
+    #[error("cannot write the manual into {dir}")]
+    Manual {
+        /// The directory.
+        dir: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
     /// The result cannot be written.
     #[error(transparent)]
     Output(#[from] OutputError),
@@ -253,6 +262,7 @@ impl Failure {
             | Self::Unread { .. }
             | Self::File { .. }
             | Self::Memory { .. }
+            | Self::Manual { .. }
             | Self::Output(_) => Exit::Other,
         }
     }
