@@ -206,7 +206,8 @@ mod tests {
         let authority = Authority::init(dir.path(), &domain, now - DAY * 200).unwrap();
         // A switch of the root that is under way may move the key: it is not looked for before.
         let (root_key, people_key) = (dir.path().join("moved.key"), dir.path().join("people.key"));
-        let renew: [(&str, &dyn Fn() -> Result<(), PkiError>); 5] = [
+        type Renew<'a> = &'a dyn Fn() -> Result<(), PkiError>;
+        let renew: [(&str, Renew<'_>); 5] = [
             ("renew", &|| Authority::renew(dir.path(), &domain, &root_key, now).map(drop)),
             ("renew_people", &|| {
                 Authority::renew_people(dir.path(), &domain, &people_key, &root_key, now).map(drop)
