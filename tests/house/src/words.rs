@@ -21,8 +21,13 @@ const WORDS: [(&str, &str); 12] = [
 ];
 
 /// The files that quote the words, are made by programs, or were written by others.
-const EXEMPT: [&str; 4] =
-    ["tests/house/src/words.rs", "tests/house/src/summaries.rs", "Cargo.lock", "LICENSE"];
+const EXEMPT: [&str; 5] = [
+    "tests/house/src/words.rs",
+    "tests/house/src/summaries.rs",
+    "Cargo.lock",
+    "LICENSE",
+    "packaging/licences/MIT.txt",
+];
 
 /// Finds each line with one of the words.
 pub(crate) fn find(tree: &Tree) -> Vec<Hit> {
