@@ -12,6 +12,7 @@
 pub mod api;
 pub mod app;
 pub mod authority;
+pub mod backup;
 pub mod checkpoints;
 pub mod clock;
 pub mod cluster;

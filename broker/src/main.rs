@@ -14,7 +14,7 @@ use postern_broker::authority;
 use postern_broker::checkpoints;
 use postern_broker::config::{BrokerConfig, LogFormat, lifetime, plain_warning};
 use postern_broker::traces::{self, Exporter};
-use postern_broker::{migrate, run, setup};
+use postern_broker::{backup, migrate, run, setup};
 use postern_core::audit::Hash;
 use postern_core::target::CloudKind;
 use postern_core::{Justification, KeyHash, Name, Role};
@@ -67,6 +67,28 @@ enum BrokerCommand {
         #[arg(long)]
         keep_source: bool,
         /// Empty the target first, if a migration into it was not completed.
+        #[arg(long)]
+        overwrite_incomplete: bool,
+    },
+    /// Copies the store, the authority and the configuration into a new directory, and verifies the copy. The broker may run.
+    Backup {
+        /// The directory to make, in a place that no other user can change.
+        dir: PathBuf,
+        /// Copy the keys of the root and for people as well, if they are in data_dir/ca.
+        #[arg(long)]
+        offline_keys: bool,
+    },
+    /// Makes the data directory and the store of the configuration from a backup, after it has verified it. Both must be empty.
+    ///
+    /// What is restored opens nothing: grants that are not over are revoked, join tokens are removed, and requests are refused until an
+    /// administrator applies a policy.
+    Restore {
+        /// The directory that `backup` made.
+        dir: PathBuf,
+        /// A principal that was revoked since the backup; may be given several times.
+        #[arg(long)]
+        revoke: Vec<Name>,
+        /// Empty the store on Redis first, if a restore into it was not completed.
         #[arg(long)]
         overwrite_incomplete: bool,
     },
@@ -229,6 +251,14 @@ fn in_a_line(error: &anyhow::Error) -> String {
 }
 
 async fn execute(arguments: BrokerArguments) -> anyhow::Result<ExitCode> {
+    if let BrokerCommand::Restore { dir, .. } = &arguments.command {
+        anyhow::ensure!(
+            arguments.config.exists(),
+            "there is no {}; copy {} there, and correct what is different on this machine",
+            arguments.config.display(),
+            dir.join("broker.toml").display()
+        );
+    }
     let config = BrokerConfig::load(&arguments.config)?;
     let mut out = std::io::stdout();
     match arguments.command {
@@ -288,6 +318,16 @@ async fn execute(arguments: BrokerArguments) -> anyhow::Result<ExitCode> {
                 writeln!(out, "{count} {kind}")?;
             }
             writeln!(out, "the migration is complete")?;
+        }
+        BrokerCommand::Backup { dir, offline_keys } => {
+            let asked = backup::BackupCommand { dir: &dir, config: &arguments.config, offline_keys };
+            let (manifest, warnings) = backup::backup(&config, asked).await?;
+            write!(out, "{}", backup::report::made(&dir, &manifest, &warnings))?;
+        }
+        BrokerCommand::Restore { dir, revoke, overwrite_incomplete } => {
+            let asked = backup::RestoreCommand { dir: &dir, revoke: &revoke, overwrite_incomplete };
+            let restored = backup::restore(&config, asked).await?;
+            write!(out, "{}", backup::report::restored(&restored, &config))?;
         }
         BrokerCommand::Authority { command: AuthorityCommand::Status { check } } => {
             let (text, warnings) = authority::command::status(&config)?;

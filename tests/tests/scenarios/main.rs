@@ -7,6 +7,7 @@
 mod authority;
 mod authority_repair;
 mod authority_roll;
+mod backup;
 mod bad_config;
 mod bad_request;
 mod clocks;
