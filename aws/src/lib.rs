@@ -55,6 +55,7 @@ mod lockdown;
 mod names;
 mod open_close;
 mod parking;
+mod permissions;
 mod provider;
 mod rates;
 mod resource;
@@ -68,5 +69,6 @@ mod tags;
 mod wire;
 mod written;
 
+pub use permissions::{PermissionTrial, TrialOutcome};
 pub use provider::Aws;
 pub use settings::{AwsAccount, AwsSettings};
