@@ -17,6 +17,8 @@ pub mod checkpoints;
 pub mod clock;
 pub mod cluster;
 pub mod config;
+pub mod configure;
+pub mod doctor;
 pub mod forgeries;
 pub mod layers;
 pub mod limits;

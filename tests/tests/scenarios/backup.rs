@@ -129,6 +129,8 @@ fn i2_a_restored_redis_opens_nothing_and_grants_again_once_a_policy_is_applied()
     let net = Net::new();
     let mut redis = Redis::start(&net.hub);
     let world = HostWorld::configured(&(redis.configuration() + EACH_SECOND));
+    let said = world.broker.must(&["doctor"]);
+    assert!(said.contains("has this broker's schema"), "{said}");
     restored_while_windows_were_open(world, || {
         redis.lose();
         redis.resume();

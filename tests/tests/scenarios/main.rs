@@ -14,6 +14,7 @@ mod clocks;
 mod clones;
 mod command;
 mod containers;
+mod day_two;
 mod enrolment;
 mod forged_store;
 mod harness;
