@@ -1,7 +1,5 @@
 //! `doctor`: finds what keeps this host from being protected, and names the remedy.
 
-use std::fmt;
-use std::io::Write;
 use std::time::Duration;
 
 use postern_core::checkpoint::Checkpoint;
@@ -10,6 +8,7 @@ use postern_pki::renewal::GRACE;
 use postern_pki::tls;
 use postern_proto::client;
 use postern_runtime::error_chain::error_chain;
+pub use postern_runtime::findings::{Finding, Severity, write_text};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
@@ -27,45 +26,6 @@ use crate::status_chain::{is_past_grace, status_chain};
 const BROKER_TIMEOUT: Duration = Duration::from_secs(10);
 /// The time left of a certificate below which its renewal must have been failing.
 const RENEWAL_OVERDUE: Duration = Duration::from_secs(600);
-
-/// The result of one check.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Finding {
-    /// The severity.
-    pub severity: Severity,
-    /// The observation.
-    pub what: String,
-    /// The remedy; empty where none is needed.
-    pub remedy: String,
-}
-
-/// The severity of a finding.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Severity {
-    /// The check passed.
-    Good,
-    /// The part works, but not as well as it could.
-    Warning,
-    /// The part does not work.
-    Error,
-}
-
-impl Finding {
-    /// Makes a finding of a check that passed.
-    pub fn good(what: impl Into<String>) -> Self {
-        Self { severity: Severity::Good, what: what.into(), remedy: String::new() }
-    }
-
-    /// Makes a finding of a part that works, but not as well as it could.
-    pub fn warning(what: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { severity: Severity::Warning, what: what.into(), remedy: remedy.into() }
-    }
-
-    /// Makes a finding of a part that does not work.
-    pub fn error(what: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { severity: Severity::Error, what: what.into(), remedy: remedy.into() }
-    }
-}
 
 /// Checks everything but the firewall.
 pub async fn diagnose(config: &AgentConfig, now: &Moment) -> Vec<Finding> {
@@ -87,31 +47,6 @@ pub async fn diagnose(config: &AgentConfig, now: &Moment) -> Vec<Finding> {
         }
     }
     findings
-}
-
-/// Writes the findings for people, the worst last. Returns the worst severity.
-///
-/// # Errors
-/// The output is closed.
-pub fn write_text(mut findings: Vec<Finding>, out: &mut impl Write) -> std::io::Result<Severity> {
-    findings.sort_by_key(|finding| finding.severity);
-    for finding in &findings {
-        writeln!(out, "{:<8} {}", finding.severity.to_string(), finding.what)?;
-        if !finding.remedy.is_empty() {
-            writeln!(out, "         -> {}", finding.remedy)?;
-        }
-    }
-    Ok(findings.last().map_or(Severity::Good, |finding| finding.severity))
-}
-
-impl fmt::Display for Severity {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Good => "good",
-            Self::Warning => "warning",
-            Self::Error => "error",
-        })
-    }
 }
 
 fn running(config: &AgentConfig) -> Finding {
@@ -270,23 +205,5 @@ async fn broker(config: &AgentConfig, credentials: &Credentials) -> Finding {
         ),
         Ok(Err(status)) => unreachable(status_chain(&status)),
         Ok(Ok(_)) => Finding::good(format!("the broker {address} answers")),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_worst_comes_last_with_its_remedy() {
-        let findings =
-            vec![Finding::error("bad", "repair it"), Finding::good("fine"), Finding::warning("so", "look")];
-        let mut page = Vec::new();
-        assert_eq!(write_text(findings, &mut page).unwrap(), Severity::Error);
-        let page = String::from_utf8(page).unwrap();
-        assert!(
-            page.starts_with("good") && page.ends_with("error    bad\n         -> repair it\n"),
-            "{page}"
-        );
     }
 }

@@ -14,6 +14,7 @@ use postern_provider::kit::CallError;
 
 use crate::ec2::{Ec2, Find};
 use crate::error::call_error;
+use crate::permissions::{self, TrialOutcome};
 use crate::rates::{ActionBuckets, ActionKind};
 use crate::resource::{Ec2Group, Ec2Interface, Instance, NewGroupRule, PrefixList, Rules};
 use crate::rule::{GroupRule, Tags};
@@ -241,6 +242,10 @@ impl Ec2 for SdkEc2 {
         self.buckets.take(&(ActionKind::ModifyInterface, ACTION)).await;
         let call = self.writes.modify_network_interface_attribute().network_interface_id(interface);
         done(ACTION, call.set_groups(Some(groups.to_vec())).send().await).map(drop)
+    }
+
+    async fn try_permissions(&self, deployment: &str) -> Vec<(&'static str, TrialOutcome)> {
+        permissions::in_place(self, deployment).await
     }
 }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use async_trait::async_trait;
 use postern_provider::kit::CallError;
 
+use crate::permissions::TrialOutcome;
 use crate::resource::{Ec2Group, Ec2Interface, Instance, NewGroupRule, PrefixList, Rules};
 use crate::rule::{GroupRule, Tags};
 
@@ -63,6 +64,9 @@ pub(crate) trait Ec2: Send + Sync {
 
     /// Replaces all groups of an interface: EC2 has no other call for it, and no compare-and-swap.
     async fn set_groups(&self, interface: &str, groups: &[String]) -> Result<(), CallError>;
+
+    /// Tries each action that the broker needs as a dry run, for a deployment. Changes nothing.
+    async fn try_permissions(&self, deployment: &str) -> Vec<(&'static str, TrialOutcome)>;
 }
 
 /// A selection of resources.

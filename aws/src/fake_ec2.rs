@@ -15,6 +15,7 @@ use postern_provider::kit::CallError;
 use crate::ec2::{Ec2, Find};
 use crate::error::answered;
 use crate::names;
+use crate::permissions::TrialOutcome;
 use crate::resource::{Ec2Group, Ec2Interface, Instance, NewGroupRule, PrefixList, Rules};
 use crate::rule::{Ec2Traffic, GroupRule, RuleSource, Tags};
 use crate::tags;
@@ -492,6 +493,10 @@ impl Ec2 for FakeEc2 {
             Ok(())
         })
         .await
+    }
+
+    async fn try_permissions(&self, _deployment: &str) -> Vec<(&'static str, TrialOutcome)> {
+        Vec::new()
     }
 }
 

@@ -58,6 +58,7 @@ mod lockdown;
 mod names;
 mod open_close;
 mod parking;
+mod permissions;
 mod provider;
 mod rates;
 mod resource;
@@ -73,5 +74,6 @@ mod ways_out;
 mod wire;
 mod written;
 
+pub use permissions::{PermissionTrial, TrialOutcome};
 pub use provider::Aws;
 pub use settings::{AwsAccount, AwsSettings};

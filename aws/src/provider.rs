@@ -49,6 +49,16 @@ impl Aws {
         Self { settings, places, caches: KeyedStates::default() }
     }
 
+    /// Returns every account and Region.
+    pub(crate) fn places(&self) -> impl Iterator<Item = &AccountRegion> {
+        self.places.values().map(|place| &**place)
+    }
+
+    /// Returns the name of the deployment, which marks its resources.
+    pub(crate) fn deployment(&self) -> &str {
+        &self.settings.deployment
+    }
+
     /// Returns the account and Region of a target, and the id of its instance.
     fn place<'a>(&self, target: &'a TargetId) -> Result<(&AccountRegion, &'a str), CloudError> {
         let TargetId::Aws { account, region, instance } = target else {

@@ -164,7 +164,11 @@ impl BrokerConfig {
         Self::parse(&text).with_context(|| format!("{} is not a good configuration", path.display()))
     }
 
-    fn parse(text: &str) -> anyhow::Result<Self> {
+    /// Checks the text of a configuration.
+    ///
+    /// # Errors
+    /// It has a wrong key; the error names the first.
+    pub(crate) fn parse(text: &str) -> anyhow::Result<Self> {
         let file: ConfigFile = toml::from_str(text)?;
         if !file.data_dir.is_absolute() {
             let problem = format!("{} is not absolute", file.data_dir.display());
@@ -217,15 +221,7 @@ impl BrokerConfig {
     /// # Errors
     /// Other users can read or change a file, or the directory; the error names the first, and the remedy.
     pub fn check_private_files(&self) -> anyhow::Result<()> {
-        let dir = self.authority_dir();
-        let redis = self.redis.iter().flat_map(store::private_files);
-        let azure = self.azure.iter().flat_map(postern_azure::AzureSettings::private_files);
-        let own = [dir.join("records.key"), dir.join("intermediate.key")].map(|file| ("data_dir", file));
-        let authority = [
-            ("authority.root_key", self.root_key.clone()),
-            ("authority.people_key", self.people_key.clone()),
-        ];
-        for (key, file) in redis.chain(azure).chain(own).chain(authority) {
+        for (key, file) in self.private_files() {
             match private_file::open(&file) {
                 // A missing file has an error of its own where it is needed.
                 Ok(_) | Err(PrivateFileError::Read { .. }) => {}
@@ -236,6 +232,19 @@ impl BrokerConfig {
             segments.check_dir().map_err(|error| anyhow::anyhow!("retention.audit_dir: {error}"))?;
         }
         Ok(())
+    }
+
+    /// Returns the files with secrets that the broker and its commands read, each with the key of the configuration that places it.
+    pub(crate) fn private_files(&self) -> Vec<(&'static str, PathBuf)> {
+        let dir = self.authority_dir();
+        let redis = self.redis.iter().flat_map(store::private_files);
+        let azure = self.azure.iter().flat_map(postern_azure::AzureSettings::private_files);
+        let own = [dir.join("records.key"), dir.join("intermediate.key")].map(|file| ("data_dir", file));
+        let authority = [
+            ("authority.root_key", self.root_key.clone()),
+            ("authority.people_key", self.people_key.clone()),
+        ];
+        redis.chain(azure).chain(own).chain(authority).collect()
     }
 
     /// Returns the certificate authority's directory.

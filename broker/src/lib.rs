@@ -12,10 +12,13 @@
 pub mod api;
 pub mod app;
 pub mod authority;
+pub mod backup;
 pub mod checkpoints;
 pub mod clock;
 pub mod cluster;
 pub mod config;
+pub mod configure;
+pub mod doctor;
 pub mod forgeries;
 pub mod layers;
 pub mod limits;

@@ -1,6 +1,7 @@
 //! `postern-broker`.
 
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -13,12 +14,14 @@ use postern_azure::Azure;
 use postern_broker::authority;
 use postern_broker::checkpoints;
 use postern_broker::config::{BrokerConfig, LogFormat, lifetime, plain_warning};
+use postern_broker::configure::{self, Answers};
 use postern_broker::traces::{self, Exporter};
-use postern_broker::{migrate, run, setup};
+use postern_broker::{backup, doctor, migrate, run, setup};
 use postern_core::audit::Hash;
 use postern_core::target::CloudKind;
 use postern_core::{Justification, KeyHash, Name, Role};
 use postern_manual::Section;
+use postern_runtime::findings::{self, Severity};
 use postern_store::redis::Redis;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -37,8 +40,20 @@ struct BrokerArguments {
 
 #[derive(Debug, Subcommand)]
 enum BrokerCommand {
-    /// Makes the keys, the store, and the first administrator's identity in <data_dir>/admin; run it once.
+    /// Writes a configuration if there is none, and makes the keys, the store, and the first administrator's identity in
+    /// <data_dir>/admin; run it once.
+    ///
+    /// Without a configuration it asks on a terminal for what is not given.
     Init {
+        /// A DNS name or an address by which agents and callers reach the broker; may be given several times.
+        #[arg(long = "name")]
+        names: Vec<String>,
+        /// The address and port to listen on; [::]:7443 if not given.
+        #[arg(long)]
+        listen: Option<SocketAddr>,
+        /// The directory for all data; /var/lib/postern-broker if not given.
+        #[arg(long)]
+        data_dir: Option<PathBuf>,
         /// The name of the first administrator.
         #[arg(long, default_value = "admin")]
         admin: Name,
@@ -47,6 +62,12 @@ enum BrokerCommand {
     Serve,
     /// Checks the configuration and changes nothing.
     CheckConfig,
+    /// Finds what keeps the broker from its work, and names the remedy; ends with 1 if something does.
+    Doctor {
+        /// Write the findings as JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Moves every record to another store, verbatim; no broker may run on either.
     ///
     /// A store is `config` (the one that the configuration names), sqlite:///PATH, or a URL of a Redis without a password.
@@ -68,6 +89,28 @@ enum BrokerCommand {
         #[arg(long)]
         keep_source: bool,
         /// Empty the target first, if a migration into it was not completed.
+        #[arg(long)]
+        overwrite_incomplete: bool,
+    },
+    /// Copies the store, the authority and the configuration into a new directory, and verifies the copy. The broker may run.
+    Backup {
+        /// The directory to make, in a place that no other user can change.
+        dir: PathBuf,
+        /// Copy the keys of the root and for people as well, if they are in data_dir/ca.
+        #[arg(long)]
+        offline_keys: bool,
+    },
+    /// Makes the data directory and the store of the configuration from a backup, after it has verified it. Both must be empty.
+    ///
+    /// What is restored opens nothing: grants that are not over are revoked, join tokens are removed, and requests are refused until an
+    /// administrator applies a policy.
+    Restore {
+        /// The directory that `backup` made.
+        dir: PathBuf,
+        /// A principal that was revoked since the backup; may be given several times.
+        #[arg(long)]
+        revoke: Vec<Name>,
+        /// Empty the store on Redis first, if a restore into it was not completed.
         #[arg(long)]
         overwrite_incomplete: bool,
     },
@@ -240,10 +283,26 @@ async fn execute(arguments: BrokerArguments) -> anyhow::Result<ExitCode> {
         write_manual(dir)?;
         return Ok(ExitCode::SUCCESS);
     }
+    if let BrokerCommand::Restore { dir, .. } = &arguments.command {
+        anyhow::ensure!(
+            arguments.config.exists(),
+            "there is no {}; copy {} there, and correct what is different on this machine",
+            arguments.config.display(),
+            dir.join("broker.toml").display()
+        );
+    }
+    if let BrokerCommand::Init { names, listen, data_dir, .. } = &arguments.command {
+        let answers = Answers { names: names.clone(), listen: *listen, data_dir: data_dir.clone() };
+        configure_first(&arguments.config, answers)?;
+    }
     let config = BrokerConfig::load(&arguments.config)?;
     let mut out = std::io::stdout();
     match arguments.command {
-        BrokerCommand::Init { admin } => {
+        BrokerCommand::Init { admin, .. } => {
+            if let Some(mut command) = configure::as_owner(&config, &arguments.config, &admin)? {
+                let ended = command.status().context("cannot run init as the owner of data_dir")?;
+                return Ok(if ended.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+            }
             setup::init(&config, admin).await?;
             writeln!(out, "the first administrator's identity is in {}", config.admin_dir().display())?;
             writeln!(
@@ -256,6 +315,29 @@ async fn execute(arguments: BrokerArguments) -> anyhow::Result<ExitCode> {
                 "{} signs for people and only `postern-broker issue` needs it: take it out of the broker's reach as well",
                 config.people_key.display()
             )?;
+            if rustix::process::geteuid().is_root() {
+                let dir = config.data_dir.display();
+                writeln!(
+                    out,
+                    "{dir} belongs to root: for the service, run `chown -R postern-broker: {dir}`"
+                )?;
+            }
+            writeln!(out, "next:")?;
+            for command in configure::next_commands(&config) {
+                writeln!(out, "    {command}")?;
+            }
+        }
+        BrokerCommand::Doctor { json } => {
+            let findings = doctor::diagnose(&config, &arguments.config).await;
+            let worst = if json {
+                writeln!(out, "{}", serde_json::to_string(&findings)?)?;
+                findings::worst(&findings)
+            } else {
+                findings::write_text(findings, &mut out)?
+            };
+            if worst == Severity::Error {
+                return Ok(ExitCode::FAILURE);
+            }
         }
         BrokerCommand::Serve => {
             let exporter = log(&config)?;
@@ -308,6 +390,16 @@ async fn execute(arguments: BrokerArguments) -> anyhow::Result<ExitCode> {
             }
             writeln!(out, "the migration is complete")?;
         }
+        BrokerCommand::Backup { dir, offline_keys } => {
+            let asked = backup::BackupCommand { dir: &dir, config: &arguments.config, offline_keys };
+            let (manifest, warnings) = backup::backup(&config, asked).await?;
+            write!(out, "{}", backup::report::made(&dir, &manifest, &warnings))?;
+        }
+        BrokerCommand::Restore { dir, revoke, overwrite_incomplete } => {
+            let asked = backup::RestoreCommand { dir: &dir, revoke: &revoke, overwrite_incomplete };
+            let restored = backup::restore(&config, asked).await?;
+            write!(out, "{}", backup::report::restored(&restored, &config))?;
+        }
         BrokerCommand::Authority { command: AuthorityCommand::Status { check } } => {
             let (text, warnings) = authority::command::status(&config)?;
             write!(out, "{text}")?;
@@ -346,6 +438,18 @@ fn write_manual(dir: &Path) -> anyhow::Result<()> {
     let program = BrokerArguments::command();
     postern_manual::write(program, Section::Administrator, &["broker.toml(5)"], dir)
         .with_context(|| format!("cannot write the manual into {}", dir.display()))
+}
+
+/// Writes the configuration if there is none. On a terminal it asks for what is missing.
+fn configure_first(file: &Path, answers: Answers) -> anyhow::Result<()> {
+    let (stdin, mut stderr) = (std::io::stdin(), std::io::stderr());
+    let is_terminal = stdin.is_terminal() && stderr.is_terminal();
+    let (mut input, output): (_, &mut dyn std::io::Write) = (stdin.lock(), &mut stderr);
+    let ask = is_terminal.then_some((&mut input as &mut dyn std::io::BufRead, output));
+    if configure::write_if_missing(file, answers, ask)? {
+        writeln!(std::io::stdout(), "{} is written", file.display())?;
+    }
+    Ok(())
 }
 
 /// Runs a command that changes the authority, and returns a text about the outcome.

@@ -57,6 +57,23 @@ impl PoliciesSeen {
         Ok(Self { path, written: Mutex::new(seen.clone()), at_start: seen })
     }
 
+    /// Returns the generation in the file at the start; 0 without a file.
+    pub(crate) fn at_start(&self) -> u64 {
+        self.at_start.generation
+    }
+
+    /// Writes that a broker on this data directory has seen newer policies than those of a generation: a store that has that
+    /// generation counts as one that went back.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub(crate) fn write_newer(data_dir: &Path, than: u64) -> anyhow::Result<()> {
+        let path = data_dir.join(FILE);
+        let seen = SeenPolicies { generation: than.saturating_add(1), policies: None };
+        files::replace_durably_for_owner_of_dir(&path, &serde_json::to_vec(&seen)?, files::PRIVATE)
+            .with_context(|| format!("cannot write {}", path.display()))
+    }
+
     /// Has the store refuse policies that are older than those of the file.
     pub fn tell(&self, store: &Store) {
         store.has_seen(&self.at_start);

@@ -32,7 +32,8 @@ impl RecordsKeyFile {
         Self::in_dir(&config.authority_dir())
     }
 
-    fn in_dir(dir: &Path) -> Self {
+    /// Returns the files in a directory of an authority.
+    pub(crate) fn in_dir(dir: &Path) -> Self {
         Self { path: dir.join("records.key"), unsettled: dir.join("records.key.unsettled") }
     }
 

@@ -13,6 +13,7 @@
 //! - [`private_place`] checks that no other user can change the directory of a secret.
 //! - [`backoff`] counts growing pauses with jitter.
 //! - [`error_chain`] writes an error and its causes on one line.
+//! - [`findings`] are what a `doctor` found, with the remedies.
 //! - [`log_format`] is the format of log lines that a configuration names.
 //!
 //! **The rule.** This crate knows no grant, no wire format, no store and no cloud. It imports no other crate of the workspace, and
@@ -24,6 +25,7 @@ pub mod backoff;
 pub mod clock;
 pub mod error_chain;
 pub mod files;
+pub mod findings;
 pub mod log_format;
 pub mod private_file;
 pub mod private_place;

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use async_trait::async_trait;
 use postern_core::audit::{AuditEvent, AuditRecord, Head, Verifier};
 
-use crate::body::corrupt;
+use crate::body::{corrupt, from_body};
 use crate::error::{MigrationError, StoreError};
 use crate::indexes::Indexes;
 use crate::kind::{Part, Version};
@@ -190,6 +190,66 @@ pub async fn transfer(
     target.finish(&AuditRecord::following(&head, event)).await?;
     target.settle().await?;
     Ok(Moved { counts: sent, left_out: all_left_out })
+}
+
+/// Copies a store exactly: the copy's audit log ends where the source's does, and the source is not changed. The caller verifies the
+/// copy. No broker opens the target before it is complete.
+///
+/// # Errors
+/// The source changes meanwhile ([`MigrationError::Changed`]), is empty or cannot be read; the target is not empty, or cannot be
+/// written. What was written is left, and marked as incomplete.
+pub async fn copy(
+    source: &mut dyn Source,
+    target: &mut dyn Target,
+    from: &str,
+    overwrite_incomplete: bool,
+) -> Result<Counts, StoreError> {
+    let (base, head) = (source.base().await?, source.head().await?);
+    let sent = source.counts().await?;
+    target.begin(from, overwrite_incomplete).await?;
+    if base != Head::EMPTY {
+        target.set_base(base).await?;
+    }
+    // The last line is written with the removal of the mark.
+    let mut last = None;
+    for part in sent.keys() {
+        let mut from = None;
+        loop {
+            let page = source.page(part, from.as_deref()).await?;
+            let mut items = Vec::with_capacity(page.items.len());
+            for item in page.items {
+                match item {
+                    Item::Audit { seq, line } if seq == head.seq => last = Some(line),
+                    item @ (Item::Audit { .. } | Item::Document { .. }) => {
+                        items.push(resealed(item, source.sealer(), target.sealer()));
+                    }
+                }
+            }
+            target.put(items).await?;
+            from = page.next;
+            if from.is_none() {
+                break;
+            }
+        }
+    }
+    if (source.base().await?, source.head().await?) != (base, head) {
+        return Err(MigrationError::Changed.into());
+    }
+    let arrived = target.arrived().await?;
+    for part in sent.keys().chain(arrived.keys()) {
+        let count = |counts: &Counts| counts.get(part).copied().unwrap_or(0);
+        let (sent, held_back) = (count(&sent), u64::from(*part == Part::Audit && last.is_some()));
+        let arrived = count(&arrived) + held_back;
+        if sent != arrived {
+            return Err(MigrationError::Lost { part: part.clone(), sent, arrived }.into());
+        }
+    }
+    let last = last.ok_or_else(|| corrupt("audit log", Cut { ends: 0, should: head.seq }))?;
+    let last: AuditRecord = from_body("last audit record", &last)?;
+    target.settle().await?;
+    target.finish(&last).await?;
+    target.settle().await?;
+    Ok(sent)
 }
 
 /// Returns a document with the seal of the target, which may have another tenant. One whose seal does not fit stays as it is, and

@@ -69,7 +69,7 @@ fn lock(database: &Path) -> Result<Lock, StoreError> {
     }
 }
 
-fn private(path: &Path) -> std::io::Result<File> {
+pub(super) fn private(path: &Path) -> std::io::Result<File> {
     OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
 }
 

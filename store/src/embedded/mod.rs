@@ -14,6 +14,7 @@ mod reader;
 mod rows;
 mod schema;
 mod sealing;
+mod snapshot;
 #[cfg(test)]
 mod tests;
 mod transfer;
@@ -46,6 +47,7 @@ use database::{Lock, audit_lines, connect, read_head};
 use reader::Readers;
 use rows::unavailable;
 use sealing::TENANT;
+pub use snapshot::{Inspected, inspect, snapshot};
 pub use transfer::Transfer;
 use writer::Writer;
 

@@ -1,6 +1,7 @@
 mod audit;
 mod forged;
 mod killed;
+mod recorded;
 mod upgrade;
 
 use std::collections::BTreeMap;

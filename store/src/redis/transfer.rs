@@ -13,7 +13,7 @@ use super::confirmed::CONFIRM_TIMEOUT;
 use super::connection::SharedConnection;
 use super::error::{failed, message, redis_failed};
 use super::keys::{SCHEMA, head_of, pairs, parse_document};
-use super::marks::{INCOMPLETE, MOVED, incomplete};
+use super::marks::{self, INCOMPLETE, MOVED, incomplete};
 use super::probe;
 use super::sealing::{self, SEALED_MARK};
 use super::server::Server;
@@ -69,6 +69,34 @@ impl Transfer {
         probe::check(&server).await?;
         let (mut shared, connection) = (server.shared_connection().reading(), server.connect().await?);
         upgrade(&server, &mut shared, sealing).await?;
+        sealing::check(&server, &mut shared, sealing).await?;
+        let (mark, sealer) = (String::new(), sealing.sealer(&settings.tenant));
+        Ok(Self { server, shared, connection, mark, sealer })
+    }
+
+    /// Connects to a store that is read while brokers may run on it. Nothing in it is changed: a store of an older schema is refused.
+    ///
+    /// # Errors
+    /// As [`Self::open`], or the store has another schema, was moved or is incomplete.
+    pub async fn read(settings: &RedisSettings, sealing: &Sealing) -> Result<Self, StoreError> {
+        let server = Server::new(settings);
+        let (mut shared, connection) = (server.shared_connection().reading(), server.connect().await?);
+        marks::check(&server, &mut shared).await?;
+        let mut get = redis::cmd("GET");
+        let schema: Option<u32> =
+            get.arg(server.key("schema")).query_async(&mut shared).await.map_err(redis_failed)?;
+        match schema {
+            Some(SCHEMA) => {}
+            Some(found) if found > SCHEMA => {
+                return Err(StoreError::NewerSchema { found, known: SCHEMA });
+            }
+            Some(_) => {
+                return Err(failed(message(
+                    "the store has an older schema; start a broker of this version on it first",
+                )));
+            }
+            None => return Err(failed(message("there is no store of this tenant on the server"))),
+        }
         sealing::check(&server, &mut shared, sealing).await?;
         let (mark, sealer) = (String::new(), sealing.sealer(&settings.tenant));
         Ok(Self { server, shared, connection, mark, sealer })

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeSet;
 
+use postern_aws::TrialOutcome;
 use postern_provider::{CloudError, Consent, Provider as _};
-use postern_tests::ec2::RuleSpec;
+use postern_tests::ec2::{ACCOUNT, REGION, RuleSpec};
 use serde_json::Value;
 
 use crate::lab::{Lab, window};
@@ -48,6 +49,62 @@ fn the_shipped_policy_is_enough_for_everything_where_the_tags_are_as_it_asks() {
     lab.release(&one).unwrap();
     lab.release(&other).unwrap();
     assert_eq!((lab.cloud.rules(&group), lab.cloud.groups_of_postern()), (before, BTreeSet::new()));
+}
+
+/// Tries every permission, and returns the actions by their outcome.
+fn tried(lab: &Lab) -> [Vec<String>; 3] {
+    let mut by_outcome = [const { Vec::new() }; 3];
+    let place = format!("account {ACCOUNT} in {REGION}");
+    let trials = lab.with(|aws| async move { aws.try_permissions().await });
+    for trial in trials.into_iter().filter(|trial| trial.place == place) {
+        let (of, more) = match trial.outcome {
+            TrialOutcome::Allowed => (0, String::new()),
+            TrialOutcome::Denied(why) => {
+                assert!(why.contains("UnauthorizedOperation"), "{why}");
+                (1, String::new())
+            }
+            TrialOutcome::Unknown(why) | TrialOutcome::Unreachable(why) => (2, why),
+        };
+        by_outcome[of].push(format!("{}{more}", trial.action));
+    }
+    by_outcome
+}
+
+#[test]
+fn i6_a_trial_of_the_permissions_names_what_is_denied_and_changes_nothing() {
+    let (lab, group, [one, _]) = enforced();
+    let [allowed, denied, unknown] = tried(&lab);
+    assert_eq!((allowed.len(), denied.len(), unknown.len()), (6, 0, 5), "{allowed:?} {denied:?} {unknown:?}");
+    assert!(unknown.iter().all(|action| action.contains("no target is under lockdown")), "{unknown:?}");
+    lab.lock(&one);
+    let own = lab.cloud.own_group(&one).unwrap();
+    let state = || {
+        (
+            lab.cloud.rules(&group),
+            lab.cloud.rules(&own),
+            lab.cloud.groups_of_postern(),
+            lab.cloud.interfaces(&one),
+        )
+    };
+    let before = state();
+    let [allowed, denied, unknown] = tried(&lab);
+    assert_eq!(
+        (allowed.len(), denied.len(), unknown.len()),
+        (10, 0, 1),
+        "{allowed:?} {denied:?} {unknown:?}"
+    );
+    // moto judges the group's interfaces before the dry run, which EC2 does not.
+    assert!(unknown[0].starts_with("DeleteSecurityGroup"), "{unknown:?}");
+    assert_eq!(state(), before);
+
+    lab.ec2.enforce(
+        &POLICY
+            .replace("\"ec2:CreateSecurityGroup\"", "\"ec2:CreateVpc\"")
+            .replace("ec2:DescribeInstances", "ec2:DescribeVpcs"),
+    );
+    assert_eq!(tried(&lab)[1], ["DescribeInstances"], "without a read, no change is tried");
+    lab.ec2.enforce(&POLICY.replace("\"ec2:CreateSecurityGroup\"", "\"ec2:CreateVpc\""));
+    assert_eq!(tried(&lab)[1], ["CreateSecurityGroup"]);
 }
 
 #[test]

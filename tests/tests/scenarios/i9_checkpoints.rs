@@ -13,7 +13,7 @@ use serde_json::Value;
 const EACH_SECOND: &str = "[audit]\ncheckpoint_every = \"1s\"\n";
 
 /// Waits until the newest checkpoint of the broker covers the log.
-fn wait_for_checkpoint(world: &HostWorld) {
+pub(crate) fn wait_for_checkpoint(world: &HostWorld) {
     wait_until("a checkpoint of the whole log", STEP_TIMEOUT, || {
         let verified = world.admin.verify_audit();
         verified.uncovered == 0 && !verified.checkpoint.is_empty()
@@ -64,7 +64,7 @@ fn with_a_log() -> HostWorld {
 }
 
 /// Waits until the agent keeps the newest checkpoint, which it receives at the beginning of a session.
-fn agent_keeps_the_newest(world: &mut HostWorld) {
+pub(crate) fn agent_keeps_the_newest(world: &mut HostWorld) {
     let newest: Value = serde_json::from_str(&world.admin.verify_audit().checkpoint).unwrap();
     world.agent.restart();
     let keeps_it = || kept_by_agent(world)["seq"].as_u64() >= newest["seq"].as_u64();

@@ -7,12 +7,14 @@
 mod authority;
 mod authority_repair;
 mod authority_roll;
+mod backup;
 mod bad_config;
 mod bad_request;
 mod clocks;
 mod clones;
 mod command;
 mod containers;
+mod day_two;
 mod enrolment;
 mod forged_store;
 mod harness;
