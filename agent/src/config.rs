@@ -81,6 +81,29 @@ impl AgentConfig {
         file.validate().map_err(|source| ConfigError::Value { path: path(), source })
     }
 
+    /// Returns what a wrong configuration still tells, for a boot: where the state is, and the ports of `[bootstrap]`; the well-known
+    /// management ports if it names ports and none of them can be read. So a typing error opens no port. Everything else is the default,
+    /// and there is no broker.
+    pub fn salvage(path: &Path) -> Self {
+        let text = fs::read_to_string(path).unwrap_or_default();
+        // Line by line: one wrong line spoils no other.
+        let lines: Vec<toml::Table> = text.lines().filter_map(|line| toml::from_str(line).ok()).collect();
+        let value = |key: &str| lines.iter().find_map(|line| line.get(key));
+        let state_dir = value("state_dir").and_then(toml::Value::as_str).map(PathBuf::from);
+        let named = value("ports").and_then(toml::Value::as_array);
+        let ports = named.into_iter().flatten().filter_map(|port| port.as_str()?.parse().ok());
+        let config = Self {
+            broker: String::new(),
+            state_dir: state_dir.filter(|dir| dir.is_absolute()).unwrap_or_else(default_state_dir),
+            log_format: LogFormat::default(),
+            bootstrap: ports.collect(),
+            limits: StateLimits::default(),
+        };
+        let names_none = value("bootstrap").is_none() || named.is_some_and(Vec::is_empty);
+        let bootstrap = if names_none { BTreeSet::new() } else { config.fallback_ports() };
+        Self { bootstrap, ..config }
+    }
+
     /// Returns the directory of the identity.
     pub fn identity_dir(&self) -> PathBuf {
         self.state_dir.join("identity")
@@ -196,6 +219,33 @@ mod tests {
         assert_eq!((config.log_format, config.bootstrap.len()), (LogFormat::Text, 0));
         assert_eq!(config.fallback_ports().len(), 4, "denied even if the ledger cannot be read");
         assert_eq!(config.limits, StateLimits { windows: 4096, ports: 1024 });
+    }
+
+    #[test]
+    fn i1_a_wrong_configuration_still_tells_where_the_state_is_and_which_ports_to_protect() {
+        let salvage = |text: &str| {
+            let file = tempfile::NamedTempFile::new().unwrap();
+            fs::write(file.path(), text).unwrap();
+            let config = AgentConfig::salvage(file.path());
+            let ports: Vec<String> = config.bootstrap.iter().map(ToString::to_string).collect();
+            (config.state_dir.display().to_string(), ports.join(" "))
+        };
+        let management = "tcp/22 tcp/3389 tcp/5985 tcp/5986";
+        for (text, state_dir, ports) in [
+            ("", "/var/lib/postern-agent", ""),
+            ("broker = 7\nstate_dir = \"/srv/agent\"\n", "/srv/agent", ""),
+            ("state_dir = \"srv\"\n[bootstrap]\nports = []\n", "/var/lib/postern-agent", ""),
+            ("state_dir = \"/srv/agent\"\nbroker = \"https://b\nlog = [\n", "/srv/agent", ""),
+            (
+                "broker =\n[bootstrap]\nports = [\"tcp/22\", \"tcp/none\"]\n",
+                "/var/lib/postern-agent",
+                "tcp/22",
+            ),
+            ("[bootstrap]\nports = [\"22\"]\n", "/var/lib/postern-agent", management),
+            ("[bootstrap]\nport = [\"tcp/22\"]\n", "/var/lib/postern-agent", management),
+        ] {
+            assert_eq!(salvage(text), (state_dir.to_owned(), ports.to_owned()), "{text}");
+        }
     }
 
     #[test]

@@ -71,7 +71,7 @@ enum Output {
     Json,
 }
 
-/// The exit code of a wrong configuration or argument, the same as clap's: nothing was done.
+/// The exit code of a wrong configuration or argument, the same as clap's: nothing was done, but by `load`, which shuts what it can.
 const BAD_USAGE: u8 = 2;
 
 #[tokio::main]
@@ -83,7 +83,12 @@ async fn main() -> ExitCode {
     }
     let config = match AgentConfig::load(&arguments.config) {
         Ok(config) => config,
-        Err(error) => return report_error(&error.into(), ExitCode::from(BAD_USAGE)),
+        Err(error) => {
+            if matches!(arguments.command, AgentCommand::Load) && arguments.config.exists() {
+                load_without(&arguments.config);
+            }
+            return report_error(&error.into(), ExitCode::from(BAD_USAGE));
+        }
     };
     execute(arguments, config).await.unwrap_or_else(|error| report_error(&error, ExitCode::FAILURE))
 }
@@ -144,6 +149,22 @@ async fn execute(arguments: AgentArguments, config: AgentConfig) -> anyhow::Resu
         AgentCommand::Manual { dir } => write_manual(&dir)?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Puts the last accepted state into the kernel although the configuration is wrong: a typing error opens no port at the next boot.
+fn load_without(file: &Path) {
+    let config = AgentConfig::salvage(file);
+    log(config.log_format);
+    match run::load(&config) {
+        Ok(()) => tracing::warn!(
+            state_dir = %config.state_dir.display(),
+            "the configuration is wrong; the host holds the state that was accepted last"
+        ),
+        Err(error) => tracing::error!(
+            error = format!("{error:#}"),
+            "the configuration is wrong, and no state could be loaded"
+        ),
+    }
 }
 
 /// Writes the manual; it needs no configuration.

@@ -175,20 +175,19 @@ pub fn next_commands(config: &BrokerConfig) -> Vec<String> {
 
 /// Returns the command that runs `init` as the owner of the data directory, if root runs this and the directory is another user's: root
 /// writes no keys into a directory that another user controls. None if this process is to go on itself.
-///
-/// # Errors
-/// The path of this program cannot be read.
-pub fn as_owner(config: &BrokerConfig, file: &Path, admin: &Name) -> anyhow::Result<Option<Command>> {
+pub fn as_owner(config: &BrokerConfig, file: &Path, admin: &Name) -> Option<Command> {
     let owner = fs::metadata(&config.data_dir).ok().filter(|found| found.is_dir() && found.uid() != 0);
-    let Some(owner) = owner.filter(|_| rustix::process::geteuid().is_root()) else { return Ok(None) };
-    let mut command = Command::new(std::env::current_exe().context("cannot find this program")?);
+    let owner = owner.filter(|_| rustix::process::geteuid().is_root())?;
+    // Not by its path: the owner may be unable to reach the directory in which root has this program.
+    let mut command = Command::new("/proc/self/exe");
     command
+        .arg0("postern-broker")
         .arg("--config")
         .arg(file)
         .args(["init", "--admin", admin.as_str()])
         .uid(owner.uid())
         .gid(owner.gid());
-    Ok(Some(command))
+    Some(command)
 }
 
 #[cfg(test)]

@@ -313,6 +313,8 @@ impl CheckpointKeeper {
         let Some(memory) = state.memory.clone() else { return Ok(()) };
         let Some(alarm) = memory.alarm.clone().filter(|alarm| !alarm.recorded) else { return Ok(()) };
         let action = alarm.kind.action();
+        // Before the record: who reads it finds the alarm in the status.
+        self.checkpoints.show(&memory, self.store.audit_head().await.ok(), state.carried);
         // A store that refuses the record is asked again in each round.
         if !std::mem::replace(&mut state.is_logged, true) {
             tracing::error!(

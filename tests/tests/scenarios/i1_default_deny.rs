@@ -87,6 +87,19 @@ fn i1_the_boot_unit_closes_before_the_network_is_up_and_keeps_what_has_time_left
 }
 
 #[test]
+fn i1_a_boot_with_a_wrong_configuration_closes_all_the_same() {
+    let mut world = HostWorld::new();
+    let vm = &world.net.vm;
+    world.agent.process().kill9();
+    vm.must("nft", &["flush", "ruleset"]);
+    world.agent.configure("a line that is no key\n");
+    let loaded = world.agent.command(&["load"]);
+    assert_eq!(loaded.status.code(), Some(2), "{loaded:?}");
+    assert!(String::from_utf8_lossy(&loaded.stderr).contains("does not parse"), "{loaded:?}");
+    assert_all(&world.net.alice, protected(vm), Reach::Filtered);
+}
+
+#[test]
 fn i1_monitor_mode_drops_nothing_until_it_is_enforced() {
     let world = HostWorld::under(usual_policy().monitoring());
     assert_all(&world.net.mallory, protected(&world.net.vm), Reach::Open);
