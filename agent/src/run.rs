@@ -3,6 +3,7 @@
 //! The state in the ledger is in the kernel before the agent uses the network. When the agent ends, however it ends, the
 //! table and its timeouts stay in the kernel.
 
+use std::env;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,8 +20,8 @@ use crate::checkpoint::{self, CheckpointKeeper};
 use crate::clock;
 use crate::config::AgentConfig;
 use crate::connection::BrokerConnection;
-use crate::firewall::Enforcer;
 use crate::firewall::watch::TableWatch;
+use crate::firewall::{self, Enforcer, Ownership};
 use crate::host_reconciler::{self, HostReconciler, ReconcilerHandle};
 use crate::ledger::Ledger;
 use crate::lock::StateDirLock;
@@ -62,7 +63,8 @@ pub fn load(config: &AgentConfig) -> anyhow::Result<()> {
         tracing::info!("the agent runs already and keeps the table");
         return Ok(());
     };
-    let reconciler = load_reconciler(config)?;
+    let ownership = if wants_owner()? { Ownership::Owned { stored: None } } else { Ownership::Shared };
+    let reconciler = load_reconciler(config, ownership)?;
     anyhow::ensure!(reconciler.protects(), "the host firewall refused what this host must hold; see the log");
     Ok(())
 }
@@ -71,7 +73,7 @@ fn start(config: &Arc<AgentConfig>) -> anyhow::Result<Tasks> {
     // The watch starts first, so that it sees every change after the reconciler's first read.
     let watch =
         TableWatch::start().context("cannot watch the host firewall; the agent needs CAP_NET_ADMIN")?;
-    let reconciler = load_reconciler(config)?;
+    let reconciler = load_reconciler(config, ownership()?)?;
     // The table is in the kernel now, and stays there.
     refuse_exposed_key(config)?;
     let status_file = Arc::new(StatusFile::default());
@@ -114,8 +116,32 @@ fn start(config: &Arc<AgentConfig>) -> anyhow::Result<Tasks> {
     Ok(tasks)
 }
 
-fn load_reconciler(config: &AgentConfig) -> anyhow::Result<HostReconciler<Enforcer>> {
-    let enforcer = Enforcer::new().context("cannot reach the host firewall")?;
+/// The variable that keeps the table without an owner.
+const TABLE_OWNER: &str = "POSTERN_TABLE_OWNER";
+
+/// Returns the ownership of the table that a running agent has.
+fn ownership() -> anyhow::Result<Ownership> {
+    let stored = firewall::take_stored_socket();
+    if wants_owner()? {
+        return Ok(Ownership::Owned { stored });
+    }
+    if stored.is_some() {
+        firewall::forget_stored_socket();
+    }
+    Ok(Ownership::Shared)
+}
+
+fn wants_owner() -> anyhow::Result<bool> {
+    match env::var_os(TABLE_OWNER) {
+        None => Ok(true),
+        Some(value) if value == "on" => Ok(true),
+        Some(value) if value == "off" => Ok(false),
+        Some(value) => anyhow::bail!("{TABLE_OWNER} is {}; set it to on or off", value.display()),
+    }
+}
+
+fn load_reconciler(config: &AgentConfig, ownership: Ownership) -> anyhow::Result<HostReconciler<Enforcer>> {
+    let enforcer = Enforcer::new(ownership).context("cannot reach the host firewall")?;
     let now = clock::moment();
     let suspended = host_reconciler::suspended(now.boottime);
     Ok(HostReconciler::start(enforcer, Ledger::in_dir(&config.state_dir), config, &now, suspended))

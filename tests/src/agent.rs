@@ -4,7 +4,7 @@ use std::fs::{self, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use crate::binaries::binary;
 use crate::client::Client;
@@ -20,6 +20,7 @@ pub struct Agent {
     netns: Netns,
     starts: u32,
     clock: Option<FakeTime>,
+    shares_table: bool,
     process: Option<Process>,
 }
 
@@ -27,8 +28,14 @@ impl Agent {
     /// Makes an agent's directory with a configuration; `bootstrap` are the ports to protect before a broker has answered.
     pub fn new(host: &Host, broker: &str, dir: &Path, bootstrap: &[&str]) -> Self {
         fs::create_dir_all(dir).expect("a directory can be made");
-        let agent =
-            Self { dir: dir.to_owned(), netns: host.netns().clone(), starts: 0, clock: None, process: None };
+        let agent = Self {
+            dir: dir.to_owned(),
+            netns: host.netns().clone(),
+            starts: 0,
+            clock: None,
+            shares_table: false,
+            process: None,
+        };
         let mut config = format!("broker = {broker:?}\nstate_dir = {:?}\n", agent.state_dir());
         if !bootstrap.is_empty() {
             config.push_str(&format!("[bootstrap]\nports = {bootstrap:?}\n"));
@@ -74,6 +81,11 @@ impl Agent {
         self.clock = Some(clock.clone());
     }
 
+    /// Lets the agent's table have no owner from its next start on, as on a kernel before Linux 6.9: other programs can change it.
+    pub fn share_table(&mut self) {
+        self.shares_table = true;
+    }
+
     fn program(&self) -> Command {
         let program = tied(binary("postern-agent"));
         match &self.clock {
@@ -83,11 +95,23 @@ impl Agent {
     }
 
     /// Starts it through a command that ends in the agent's program.
-    pub fn run_as(&mut self, mut command: Command) {
+    pub fn run_as(&mut self, command: Command) {
+        self.run_reading(command, Stdio::null());
+    }
+
+    /// Starts it as [`Self::run_as`] does, with this standard input.
+    pub fn run_reading(&mut self, mut command: Command, input: Stdio) {
+        self.set_environment(&mut command);
         command.arg("--config").arg(self.config()).arg("run");
         self.starts += 1;
         let log = self.dir.join(format!("run-{}.log", self.starts));
-        self.process = Some(Process::start("postern-agent", &self.netns, command, &log));
+        self.process = Some(Process::start_reading("postern-agent", &self.netns, command, input, &log));
+    }
+
+    fn set_environment(&self, command: &mut Command) {
+        if self.shares_table {
+            command.env("POSTERN_TABLE_OWNER", "off");
+        }
     }
 
     /// Puts lines before the first section of the agent's configuration. They count from its next start on.
@@ -121,6 +145,7 @@ impl Agent {
     /// Runs one of its commands to the end.
     pub fn command(&self, arguments: &[&str]) -> Output {
         let mut command = self.program();
+        self.set_environment(&mut command);
         command.arg("--config").arg(self.config()).args(arguments);
         self.netns.output(command).unwrap_or_else(|error| panic!("cannot run postern-agent: {error}"))
     }

@@ -22,10 +22,18 @@ impl Process {
     ///
     /// # Panics
     /// It cannot be started.
-    pub fn start(name: &str, netns: &Netns, mut command: Command, log: &Path) -> Self {
+    pub fn start(name: &str, netns: &Netns, command: Command, log: &Path) -> Self {
+        Self::start_reading(name, netns, command, Stdio::null(), log)
+    }
+
+    /// Starts it with this standard input.
+    ///
+    /// # Panics
+    /// It cannot be started.
+    pub fn start_reading(name: &str, netns: &Netns, mut command: Command, input: Stdio, log: &Path) -> Self {
         let file = File::create(log).expect("a log can be made");
         let both = file.try_clone().expect("a descriptor can be duplicated");
-        command.stdin(Stdio::null()).stdout(file).stderr(both);
+        command.stdin(input).stdout(file).stderr(both);
         let child = netns.spawn(command).unwrap_or_else(|error| panic!("cannot start {name}: {error}"));
         Self { name: name.to_owned(), child, log: log.to_owned() }
     }

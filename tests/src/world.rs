@@ -44,6 +44,14 @@ impl HostWorld {
         Self::under(usual_policy())
     }
 
+    /// A world under the usual policy, its agent in sync, with a table that other programs can change.
+    pub fn with_shared_table() -> Self {
+        let mut world = Self::without_agent(usual_policy());
+        world.agent.share_table();
+        world.agent.join(VM, &world.admin);
+        world
+    }
+
     /// A world under a policy, its agent in sync.
     pub fn under(policy: PolicyBuilder) -> Self {
         let mut world = Self::without_agent(policy);

@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use super::kernel::Kernel;
 use super::nft::Nft;
+use super::table::GUARD;
 use super::{FirewallError, TABLE};
 use crate::doctor::Finding;
 
@@ -21,9 +22,14 @@ const TABLE_PRIORITY: i32 = -10;
 /// The share of the connections that the kernel can track above which it soon tracks no more.
 const CROWDED_PERCENT: u64 = 80;
 
-/// The effect of another program's flush, for people. The table has no owner in the kernel (`NFT_TABLE_F_OWNER`, which would keep it from
-/// a flush): see docs/operations.md.
-const FLUSHED: &str = "another program's `nft flush ruleset` removes the table as well: a running agent puts it back within some 30 ms, a \
+/// The effect of another program's flush on an owned table, for people.
+const FLUSH_SPARES: &str = "another program's `nft flush ruleset` leaves the table as it is: a socket owns it, and the kernel takes changes \
+    from that alone";
+/// The effect on a table that waits for its owner.
+const FLUSH_TAKES_ORPHAN: &str =
+    "another program's `nft flush ruleset` removes the table as well, until the agent runs again and owns it";
+/// The effect on a table that no socket owns while the agent runs.
+const FLUSH_TAKES: &str = "another program's `nft flush ruleset` removes the table as well: a running agent puts it back within some 30 ms, a \
     stopped one with its next start";
 
 /// Checks the host firewall.
@@ -41,12 +47,26 @@ fn findings() -> Result<Vec<Finding>, FirewallError> {
     let nft = Nft::find()?;
     let version = nft.print(&["--version"])?;
     let mut findings = vec![Finding::good(format!("the host firewall is {}", version.trim()))];
-    if Kernel::new().has_table()? {
+    let mut kernel = Kernel::new();
+    if let Some(table) = kernel.table(TABLE)? {
         findings.push(Finding::good(format!(
             "the kernel holds the table inet {TABLE}: it looks at what is dialled at an address of this host, and at what is \
              delivered on this host; connections that pass through, to pods for instance, are not looked at"
         )));
-        findings.push(Finding::good(FLUSHED));
+        findings.push(Finding::good(match table.owner {
+            Some(_) => FLUSH_SPARES.to_owned(),
+            None if table.persists() => FLUSH_TAKES_ORPHAN.to_owned(),
+            None if kernel.can_own_tables()? => {
+                format!("{FLUSH_TAKES}. POSTERN_TABLE_OWNER=off asks for that")
+            }
+            None => format!("{FLUSH_TAKES}. Linux 6.9 and later can spare it"),
+        }));
+        if table.owner.is_none() && kernel.has_table(GUARD)? {
+            findings.push(Finding::warning(
+                format!("the table inet {GUARD} is left over from a change that was interrupted: what was opened since stays closed"),
+                "start the agent, which removes it",
+            ));
+        }
     } else {
         findings.push(Finding::error(
             format!("the kernel does not hold the table inet {TABLE}: no port is protected"),

@@ -7,16 +7,20 @@
 //! The kernel numbers its rulesets. While the number is the one that the enforcer's last transaction led to, no process has
 //! changed anything. When it is another, the enforcer reads the table and compares it before it builds on it.
 
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use super::FirewallError;
 use super::elements::{Delta, Elements, WindowSet, difference, of_windows, same_end};
 use super::established;
 use super::fingerprint::TableFingerprint;
-use super::kernel::{Kernel, RulesetId};
+use super::kernel::{Kernel, RulesetId, TableInfo, refusal};
 use super::nft::Nft;
+use super::ownership::{self, Ownership};
 use super::policy::HostPolicy;
 use super::ruleset::{self, Layout};
+use super::table::{GUARD, TABLE};
+use super::transactions::TransactionSocket;
 use crate::clock::{self, BootTime};
 use crate::host_reconciler::{HostLayer, suspended};
 
@@ -34,8 +38,20 @@ const MIN_SUSPEND: Duration = Duration::from_millis(100);
 pub struct Enforcer {
     kernel: Kernel,
     nft: Nft,
+    ownership: OwnershipState,
     known: Option<KnownTable>,
     damage: Option<String>,
+}
+
+/// The ownership of the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum OwnershipState {
+    /// To be owned, if the kernel can do that, which the first policy finds out.
+    Wanted { stored: bool },
+    /// A socket of the agent owns the table. `stored` says whether the service manager was handed a duplicate.
+    Owned { stored: bool },
+    /// The table has no owner.
+    Shared,
 }
 
 /// The table as the enforcer last knew it.
@@ -58,8 +74,16 @@ impl Enforcer {
     ///
     /// # Errors
     /// `nft` is not installed.
-    pub fn new() -> Result<Self, FirewallError> {
-        Ok(Self { kernel: Kernel::new(), nft: Nft::find()?, known: None, damage: None })
+    pub fn new(ownership: Ownership) -> Result<Self, FirewallError> {
+        let (mut kernel, nft) = (Kernel::new(), Nft::find()?);
+        let ownership = match ownership {
+            Ownership::Shared => OwnershipState::Shared,
+            Ownership::Owned { stored } => {
+                kernel.transactions = stored.and_then(take_over);
+                OwnershipState::Wanted { stored: kernel.transactions.is_some() }
+            }
+        };
+        Ok(Self { kernel, nft, ownership, known: None, damage: None })
     }
 
     fn step(&mut self, policy: &HostPolicy) -> Result<(), FirewallError> {
@@ -135,7 +159,10 @@ impl Enforcer {
         mut delta: Delta,
         wanted: &Elements,
     ) -> Result<(), FirewallError> {
-        if delta.len() > MAX_NETLINK_CHANGES && !delta.only_moves_ends() {
+        if delta.len() > MAX_NETLINK_CHANGES && !delta.only_moves_ends() && self.owns_table()? {
+            *known = self.replace(known.layout.clone(), wanted)?;
+            delta = Delta::between(&known.elements, wanted);
+        } else if delta.len() > MAX_NETLINK_CHANGES && !delta.only_moves_ends() {
             self.nft.run(&ruleset::changes(&delta, clock::boottime()))?;
             known.ruleset = known.ruleset.next();
             known.elements = with_known_ends(self.read_all()?, wanted);
@@ -152,16 +179,104 @@ impl Enforcer {
     }
 
     fn replace(&mut self, layout: Layout, wanted: &Elements) -> Result<KnownTable, FirewallError> {
+        if self.owns_table()? {
+            self.replace_owned(layout, wanted)
+        } else {
+            self.replace_shared(layout, wanted)
+        }
+    }
+
+    /// Replaces the table in one transaction. Any program can change it then.
+    fn replace_shared(&mut self, layout: Layout, wanted: &Elements) -> Result<KnownTable, FirewallError> {
         let established = established::connections(&layout.ports);
-        let ruleset = self.kernel.ruleset_id()?.next();
-        self.nft.run(&ruleset::replacement(&layout, wanted, &established, clock::boottime()))?;
-        let fingerprint = self.kernel.fingerprint()?.ok_or(FirewallError::Interfered)?;
-        let elements = with_known_ends(self.read_all()?, wanted);
-        let suspended = suspended(clock::boottime());
+        let before = self.kernel.ruleset_id()?;
+        let exists = self.kernel.changeable_table(TABLE)?.is_some();
+        let now = clock::boottime();
+        self.run_nft(&ruleset::replacement(exists, &layout, wanted, &established, now), before)?;
+        let mut ruleset = before.next();
+        if self.kernel.delete_table(GUARD)? {
+            ruleset = ruleset.next();
+        }
+        let known = self.read_table(ruleset, layout, wanted)?;
         if self.kernel.ruleset_id()? != ruleset {
             return Err(FirewallError::Interfered);
         }
+        Ok(known)
+    }
+
+    /// Replaces the table by one that this agent owns: see [`super::ownership`].
+    fn replace_owned(&mut self, layout: Layout, wanted: &Elements) -> Result<KnownTable, FirewallError> {
+        // Before a second table stands beside one that this agent cannot replace.
+        self.kernel.changeable_table(TABLE)?;
+        let established = established::connections(&layout.ports);
+        // A guard that an interrupted replacement left alone with the ports stays until the table stands again.
+        let stands = |table: Option<TableInfo>| table.is_some_and(|table| table.owner.is_some());
+        let guards_alone = stands(self.kernel.table(GUARD)?) && !stands(self.kernel.table(TABLE)?);
+        let tables: &[&str] = if guards_alone { &[TABLE] } else { &[GUARD, TABLE] };
+        for &table in tables {
+            let ruleset = self.kernel.ruleset_id()?;
+            self.kernel.begin_table(table, ruleset)?;
+            let now = clock::boottime();
+            self.run_nft(&ruleset::contents(table, &layout, wanted, &established, now), ruleset.next())?;
+            self.kernel.adopt(table, ruleset.next().next())?;
+            self.store_socket()?;
+        }
+        self.kernel.delete_table(GUARD)?;
+        // Only this agent can change the table now, so it does not matter when the number is read.
+        let ruleset = self.kernel.ruleset_id()?;
+        self.read_table(ruleset, layout, wanted)
+    }
+
+    fn read_table(
+        &mut self,
+        ruleset: RulesetId,
+        layout: Layout,
+        wanted: &Elements,
+    ) -> Result<KnownTable, FirewallError> {
+        let fingerprint = self.kernel.fingerprint()?.ok_or(FirewallError::Interfered)?;
+        let elements = with_known_ends(self.read_all()?, wanted);
+        let suspended = suspended(clock::boottime());
         Ok(KnownTable { ruleset, certain: true, layout, fingerprint, elements, suspended })
+    }
+
+    /// Runs `nft`. A refusal after another process has changed the ruleset is that process's doing.
+    fn run_nft(&mut self, script: &str, before: RulesetId) -> Result<(), FirewallError> {
+        match self.nft.run(script) {
+            Ok(_) => Ok(()),
+            Err(FirewallError::NftRefused { .. }) if self.kernel.ruleset_id()? != before => {
+                Err(FirewallError::Interfered)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Reports whether the agent owns the table, or will once it has built it.
+    fn owns_table(&mut self) -> Result<bool, FirewallError> {
+        if let OwnershipState::Wanted { stored } = self.ownership {
+            if self.kernel.can_own_tables()? {
+                tracing::info!(
+                    event = "table.owned",
+                    "the agent owns its table while it runs: no other program can change or flush it"
+                );
+                self.ownership = OwnershipState::Owned { stored };
+            } else {
+                tracing::info!(
+                    event = "table.shared",
+                    "this kernel has no tables with an owner that persist (Linux 6.9 has): the agent undoes what other programs change"
+                );
+                self.ownership = OwnershipState::Shared;
+            }
+        }
+        Ok(self.ownership != OwnershipState::Shared)
+    }
+
+    fn store_socket(&mut self) -> Result<(), FirewallError> {
+        if self.ownership == (OwnershipState::Owned { stored: false }) {
+            let socket = self.kernel.transactions().map_err(refusal("open a socket"))?;
+            ownership::store(socket);
+            self.ownership = OwnershipState::Owned { stored: true };
+        }
+        Ok(())
     }
 
     /// Reads back the changed elements.
@@ -205,6 +320,16 @@ impl KnownTable {
     }
 }
 
+/// Takes over the socket of an earlier agent. The service manager closes one that cannot be used.
+fn take_over(socket: OwnedFd) -> Option<TransactionSocket> {
+    TransactionSocket::stored(socket)
+        .inspect_err(|error| {
+            tracing::warn!(%error, "cannot use the socket that the service manager kept");
+            ownership::forget_stored_socket();
+        })
+        .ok()
+}
+
 /// Returns the elements that were read, with the known end where the two are the same but for rounding. Any other end
 /// differs from the wanted one, and is set again.
 fn with_known_ends(found: Elements, known_ends: &Elements) -> Elements {
@@ -236,7 +361,7 @@ impl HostLayer for Enforcer {
     }
 
     fn is_loaded(&mut self) -> Result<bool, FirewallError> {
-        self.kernel.has_table()
+        self.kernel.has_table(TABLE)
     }
 
     fn damage(&mut self) -> Option<String> {

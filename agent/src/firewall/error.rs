@@ -44,6 +44,17 @@ pub enum FirewallError {
         #[source]
         source: io::Error,
     },
+    /// Another socket owns the table.
+    #[error(
+        "a socket of another process (netlink port {owner}) owns the table inet {table}, and only that can change it; stop the agent \
+         first with `systemctl stop postern-agent`"
+    )]
+    Owned {
+        /// The name of the table.
+        table: String,
+        /// The netlink port of its owner.
+        owner: u32,
+    },
     /// The kernel gave an answer that this agent does not understand.
     #[error("the kernel's answer has no {what}")]
     Answer {

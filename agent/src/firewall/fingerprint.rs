@@ -23,14 +23,14 @@ use std::io;
 use netlink_bindings::nftables::Request;
 
 use super::established::ESTABLISHED_SETS;
-use super::kernel::{Kernel, inet, refusal};
+use super::kernel::{Kernel, TableInfo, inet, refusal};
 use super::{FirewallError, TABLE};
 
 /// The fingerprint of the table. A table that was changed has another.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct TableFingerprint {
-    /// The handle and the flags of the table: a dormant table holds nothing.
-    table: (u64, u32),
+    /// The handle, the flags and the owner of the table: a dormant table holds nothing.
+    table: TableInfo,
     /// The handle, name, policy and flags of each chain.
     chains: Vec<(u64, CString, u32, u32)>,
     /// The handle of each rule, chain by chain and in order.
@@ -47,7 +47,7 @@ impl Kernel {
     /// # Errors
     /// The kernel refused.
     pub(super) fn fingerprint(&mut self) -> Result<Option<TableFingerprint>, FirewallError> {
-        let Some(table) = self.table()? else { return Ok(None) };
+        let Some(table) = self.table(TABLE)? else { return Ok(None) };
         let (chains, rules, sets) = (self.chains()?, self.rules()?, self.sets()?);
         let mut established = Vec::new();
         for set in ESTABLISHED_SETS {

@@ -17,6 +17,7 @@ use postern_core::{Port, ProtectedPort, Protocol};
 use rustix::io::Errno;
 
 use super::elements::{Delta, Element, Elements, WindowSet};
+use super::transactions::TransactionSocket;
 use super::{FirewallError, TABLE};
 use crate::clock::BootTime;
 
@@ -26,12 +27,10 @@ const NFPROTO_INET: u8 = 1;
 const NFNL_SUBSYS_NFTABLES: u16 = 10;
 /// The most elements in one message: the attribute that holds them cannot be longer than 64 KiB.
 const MAX_ELEMENTS_PER_MESSAGE: usize = 400;
-/// The most messages in a batch; their numbers are reserved in advance.
-const MAX_MESSAGES_PER_BATCH: u32 = 64;
 
 /// The number of the ruleset. Each transaction of any process on this host increases it by one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct RulesetId(u32);
+pub(super) struct RulesetId(pub(super) u32);
 
 impl RulesetId {
     /// Returns the number after the next transaction. The kernel leaves out zero (nf_tables_commit).
@@ -42,7 +41,21 @@ impl RulesetId {
 
 /// A connection to nf_tables.
 pub(super) struct Kernel {
+    /// The socket that reads.
     pub(super) socket: NetlinkSocket,
+    /// The socket that changes; opened with the first change, in the network namespace of its thread.
+    pub(super) transactions: Option<TransactionSocket>,
+}
+
+/// A table as the kernel describes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct TableInfo {
+    /// The handle.
+    pub(super) handle: u64,
+    /// The flags (NFT_TABLE_F_*): a dormant table holds nothing.
+    pub(super) flags: u32,
+    /// The netlink port of the socket that owns the table.
+    pub(super) owner: Option<u32>,
 }
 
 impl fmt::Debug for Kernel {
@@ -53,7 +66,7 @@ impl fmt::Debug for Kernel {
 
 impl Kernel {
     pub(super) fn new() -> Self {
-        Self { socket: NetlinkSocket::new() }
+        Self { socket: NetlinkSocket::new(), transactions: None }
     }
 
     /// Returns the present number of the ruleset.
@@ -68,25 +81,26 @@ impl Kernel {
         generation.get_id().map(RulesetId).map_err(|_| FirewallError::Answer { what: "ruleset number" })
     }
 
-    /// Reports whether Postern's table exists, whatever is in it.
+    /// Reports whether a table of this name exists.
     ///
     /// # Errors
     /// The kernel refused.
-    pub(super) fn has_table(&mut self) -> Result<bool, FirewallError> {
-        Ok(self.table()?.is_some())
+    pub(super) fn has_table(&mut self, name: &str) -> Result<bool, FirewallError> {
+        Ok(self.table(name)?.is_some())
     }
 
-    /// Returns the handle and the flags of Postern's table; `None` where there is none.
-    pub(super) fn table(&mut self) -> Result<Option<(u64, u32)>, FirewallError> {
+    /// Returns the description of a table; `None` where there is none.
+    pub(super) fn table(&mut self, name: &str) -> Result<Option<TableInfo>, FirewallError> {
         let failed = refusal("look up the table inet postern");
         let mut request = Request::new().op_gettable_do(&inet());
-        request.encode().push_name_bytes(TABLE.as_bytes());
+        request.encode().push_name_bytes(name.as_bytes());
         let mut reply = self.socket.request(&request).map_err(&failed)?;
         match reply.recv_one() {
             Ok((_, table)) => {
                 let handle =
                     table.get_handle().map_err(|_| FirewallError::Answer { what: "handle of the table" })?;
-                Ok(Some((handle, table.get_flags().unwrap_or_default())))
+                let (flags, owner) = (table.get_flags().unwrap_or_default(), table.get_owner().ok());
+                Ok(Some(TableInfo { handle, flags, owner }))
             }
             Err(error) if is(error.as_io_error(), Errno::NOENT) => Ok(None),
             Err(error) => Err(failed(error.into())),
@@ -104,10 +118,7 @@ impl Kernel {
         ruleset: RulesetId,
         now: BootTime,
     ) -> Result<(), FirewallError> {
-        let mut batch = Chained::new(self.socket.reserve_seq(MAX_MESSAGES_PER_BATCH));
-        let mut header = Nfgenmsg::new();
-        header.set_res_id(NFNL_SUBSYS_NFTABLES);
-        batch.request().op_batch_begin_do(&header).encode().push_genid(ruleset.0);
+        let mut batch = begin_batch(Some(ruleset));
         let removed: Vec<(Element, Option<BootTime>)> =
             delta.remove.iter().map(|element| (*element, None)).collect();
         for part in by_set(&removed) {
@@ -119,15 +130,9 @@ impl Kernel {
         for part in by_set(&added) {
             push(batch.request().set_create().op_newsetelem_do(&inet()).encode(), part, now);
         }
-        batch.request().op_batch_end_do(&header);
-        let batch = batch.finalize();
-        let outcome =
-            self.socket.request_chained(&batch).map(|mut reply| reply.recv_all().map_err(io::Error::from));
-        match outcome.and_then(|done| done) {
+        match self.commit(batch) {
             Ok(()) => Ok(()),
-            Err(error) if is(&error, Errno::RESTART) || is(&error, Errno::AGAIN) => {
-                Err(FirewallError::Interfered)
-            }
+            Err(error) if is_interference(&error) => Err(FirewallError::Interfered),
             // A window has just ended, or has not quite ended yet.
             Err(error) if is(&error, Errno::NOENT) || is(&error, Errno::EXIST) => {
                 Err(FirewallError::Unverified {
@@ -187,6 +192,20 @@ impl Kernel {
 }
 
 impl Kernel {
+    /// Makes all changes of a batch or none.
+    pub(super) fn commit(&mut self, mut batch: Chained<'static>) -> io::Result<()> {
+        batch.request().op_batch_end_do(&batch_header());
+        self.transactions()?.send(batch.finalize().buf())
+    }
+
+    pub(super) fn transactions(&mut self) -> io::Result<&TransactionSocket> {
+        let socket = match self.transactions.take() {
+            Some(socket) => socket,
+            None => TransactionSocket::open()?,
+        };
+        Ok(self.transactions.insert(socket))
+    }
+
     /// Returns the sorted keys of a set whose elements have no end.
     ///
     /// # Errors
@@ -311,7 +330,29 @@ pub(super) fn inet() -> Nfgenmsg {
     header
 }
 
-fn is(error: &io::Error, errno: Errno) -> bool {
+/// Begins a batch, which the kernel refuses if the ruleset has another number by then.
+pub(super) fn begin_batch(ruleset: Option<RulesetId>) -> Chained<'static> {
+    let mut batch = Chained::new(1);
+    let mut begin = batch.request().op_batch_begin_do(&batch_header());
+    if let Some(RulesetId(number)) = ruleset {
+        begin.encode().push_genid(number);
+    }
+    drop(begin);
+    batch
+}
+
+fn batch_header() -> Nfgenmsg {
+    let mut header = Nfgenmsg::new();
+    header.set_res_id(NFNL_SUBSYS_NFTABLES);
+    header
+}
+
+/// Reports whether a batch was refused because the ruleset has another number.
+pub(super) fn is_interference(error: &io::Error) -> bool {
+    is(error, Errno::RESTART) || is(error, Errno::AGAIN)
+}
+
+pub(super) fn is(error: &io::Error, errno: Errno) -> bool {
     Errno::from_io_error(error) == Some(errno)
 }
 

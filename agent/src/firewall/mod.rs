@@ -10,17 +10,19 @@
 //! - The *established connections* ([`established`]) are those older than the table; sets of their own let them through
 //!   (I3).
 //! - The *ruleset number* counts every transaction of every process on this host ([`kernel`]).
+//! - The *owner* of the table ([`ownership`]) is a socket of the agent: on Linux 6.9 and later no other program can change or flush the
+//!   table, also while the agent hangs or is restarted. On older kernels the table has no owner.
 //! - The *fingerprint* ([`fingerprint`]) shows whether another process changed the table.
 //!
 //! The rule: every change is one transaction, and the agent reads back what the kernel holds ([`enforcer`]). A change of
 //! windows goes over netlink, on condition that the ruleset still has the number under which the table was last known; a
-//! change of more than 512 elements goes through [`nft`] first. A change of the layout replaces the whole table through
-//! [`nft`], and so does every start, and every damage that the agent cannot undo window by window.
+//! change of more than 512 elements goes through [`nft`] first, or, where the table is owned, replaces it. A change of the layout replaces
+//! the whole table through [`nft`], and so does every start, and every damage that the agent cannot undo window by window.
 //!
 //! Why a table is replaced whole:
 //!
-//! - The transaction adds, deletes and builds the table, so the kernel goes from the old rules to the new ones at once. A
-//!   protected port is never open in between, and the rules are never half of each.
+//! - The transaction deletes and builds the table, so the kernel goes from the old rules to the new ones at once. An owned table takes
+//!   several transactions, during which a second table has the same rules. A protected port is never open in between.
 //! - The agent does not need to know what is there. The table of an older version, with other chains and sets, and a
 //!   table that another process has edited are both removed with everything in them. Nothing has to be migrated, or
 //!   repaired field by field, which would need a rule for every possible edit.
@@ -39,21 +41,15 @@ mod established;
 mod fingerprint;
 mod kernel;
 mod nft;
+mod ownership;
 pub mod policy;
 mod ruleset;
 mod table;
+mod transactions;
 pub mod watch;
 
 pub use diagnose::diagnose;
 pub use enforcer::Enforcer;
 pub use error::FirewallError;
+pub use ownership::{Ownership, forget_stored_socket, remove_table, take_stored_socket};
 pub use table::TABLE;
-
-/// Removes the table, if it exists. Established connections are not cut, and each port is then as open as the other
-/// rules of the host leave it.
-///
-/// # Errors
-/// The kernel refused, or `nft` cannot be run.
-pub fn remove_table() -> Result<(), FirewallError> {
-    nft::Nft::find()?.run(&ruleset::removal()).map(drop)
-}

@@ -11,7 +11,7 @@ use postern_core::{Mode, ProtectedPort};
 
 use super::elements::{Delta, Element, Elements, WindowSet};
 use super::established::{ESTABLISHED_SETS, EstablishedConnection};
-use super::table::TABLE;
+use super::table::{COMMENT, TABLE};
 use crate::clock::BootTime;
 
 /// The parts of the policy that decide chains and rules. A change of the layout replaces the whole table.
@@ -23,17 +23,32 @@ pub(super) struct Layout {
     pub(super) ports: BTreeSet<ProtectedPort>,
 }
 
-/// Returns a transaction that replaces the table, whatever it holds, by this one.
+/// Returns a transaction that replaces the table by this one, which has no owner. `exists` says whether the kernel holds a table:
+/// one that persists refuses to be added again, and one that is missing cannot be deleted.
 pub(super) fn replacement(
+    exists: bool,
     layout: &Layout,
     elements: &Elements,
     established: &[EstablishedConnection],
     now: BootTime,
 ) -> String {
-    let mut text = removal();
+    let removal = if exists { format!("delete table inet {TABLE}\n") } else { String::new() };
+    let contents = contents(TABLE, layout, elements, established, now);
+    format!("{removal}add table inet {TABLE} {{ comment \"{COMMENT}\"; }}\n{contents}")
+}
+
+/// Returns a transaction that fills an empty table. It never adds the table itself: `nft` would ask for other flags.
+pub(super) fn contents(
+    table: &str,
+    layout: &Layout,
+    elements: &Elements,
+    established: &[EstablishedConnection],
+    now: BootTime,
+) -> String {
+    let mut script = Script { text: String::new(), table };
     // Writing to a string cannot fail.
-    let _ = write_table(&mut text, layout, elements, established, now);
-    text
+    let _ = script.write(layout, elements, established, now);
+    script.text
 }
 
 /// Returns a transaction that changes elements.
@@ -54,115 +69,120 @@ pub(super) fn changes(delta: &Delta, now: BootTime) -> String {
     text
 }
 
-/// Returns a transaction that removes the table. It adds the table first, because to remove a missing one is an error.
-pub(super) fn removal() -> String {
-    format!("add table inet {TABLE}\ndelete table inet {TABLE}\n")
+/// The commands that fill a table. Sets come first, then chains, then the rules that name them.
+struct Script<'a> {
+    text: String,
+    table: &'a str,
 }
 
-fn write_table(
-    text: &mut String,
-    layout: &Layout,
-    elements: &Elements,
-    established: &[EstablishedConnection],
-    now: BootTime,
-) -> std::fmt::Result {
-    writeln!(text, "table inet {TABLE} {{")?;
-    writeln!(text, "\tcomment \"kept by postern-agent; changes are undone\"")?;
-    for set in WindowSet::ALL {
-        write_set(text, set, &with_timeouts(elements, set, now))?;
-    }
-    let [four, six] = ESTABLISHED_SETS;
-    write_established(text, four, "ipv4_addr", established.iter().filter(|c| c.peer.is_ipv4()))?;
-    write_established(text, six, "ipv6_addr", established.iter().filter(|c| c.peer.is_ipv6()))?;
-    write_dialled(text, &layout.ports)?;
-    write_input(text, layout)?;
-    write_gate(text, layout.mode)?;
-    writeln!(text, "}}")
-}
-
-fn write_set(text: &mut String, set: WindowSet, elements: &str) -> std::fmt::Result {
-    let address = if set.is_ipv4() { "ipv4_addr" } else { "ipv6_addr" };
-    let flags = if set.is_interval() { "interval,timeout" } else { "timeout" };
-    writeln!(text, "\tset {} {{", set.name())?;
-    writeln!(text, "\t\ttype {address} . inet_proto . inet_service; flags {flags};")?;
-    if !elements.is_empty() {
-        writeln!(text, "\t\telements = {{ {elements} }}")?;
-    }
-    writeln!(text, "\t}}")
-}
-
-/// Writes a set of the connections that are older than the table: see [`super::established`].
-fn write_established<'a>(
-    text: &mut String,
-    name: &str,
-    address: &str,
-    established: impl Iterator<Item = &'a EstablishedConnection>,
-) -> std::fmt::Result {
-    let elements: Vec<String> =
-        established.map(|c| format!("{} . {} . {}", c.peer, c.peer_port, c.local_port)).collect();
-    writeln!(text, "\tset {name} {{\n\t\ttype {address} . inet_service . inet_service;")?;
-    if !elements.is_empty() {
-        writeln!(text, "\t\telements = {{ {} }}", elements.join(", "))?;
-    }
-    writeln!(text, "\t}}")
-}
-
-/// Writes the chain of what was dialled at an address of this host, before the kernel translates destinations: so a port that a
-/// container publishes counts, and a connection that only passes through does not, whatever it is translated to. The second rule
-/// knows the addresses of interfaces in a VRF, which are in a routing table of their own.
-fn write_dialled(text: &mut String, ports: &BTreeSet<ProtectedPort>) -> std::fmt::Result {
-    writeln!(text, "\tchain dialled {{")?;
-    writeln!(text, "\t\ttype filter hook prerouting priority dstnat - 10; policy accept;")?;
-    writeln!(text, "\t\tiif lo return")?;
-    if !ports.is_empty() {
-        let ports = port_set(ports);
-        writeln!(text, "\t\tmeta l4proto . th dport {ports} fib daddr type local goto gate")?;
-        writeln!(text, "\t\tmeta l4proto . th dport {ports} fib daddr . iif type local goto gate")?;
-    }
-    writeln!(text, "\t}}")
-}
-
-/// Writes the chain of packets that are delivered on this host, by the port that they come to: a connection may have been dialled at
-/// another port, or elsewhere. Connections of the host to itself pass: their maker is on the host already.
-fn write_input(text: &mut String, layout: &Layout) -> std::fmt::Result {
-    writeln!(text, "\tchain input {{")?;
-    writeln!(text, "\t\ttype filter hook input priority filter - 10; policy accept;")?;
-    writeln!(text, "\t\tiif lo return")?;
-    if !layout.ports.is_empty() {
-        if layout.mode == Mode::Monitor {
-            // The chain `dialled` has counted these. In enforce mode both chains judge a packet, so that neither needs the other.
-            writeln!(text, "\t\tfib daddr type local ct status ! dnat return")?;
+impl Script<'_> {
+    fn write(
+        &mut self,
+        layout: &Layout,
+        elements: &Elements,
+        established: &[EstablishedConnection],
+        now: BootTime,
+    ) -> std::fmt::Result {
+        for set in WindowSet::ALL {
+            let address = if set.is_ipv4() { "ipv4_addr" } else { "ipv6_addr" };
+            let flags = if set.is_interval() { "interval,timeout" } else { "timeout" };
+            let kind = format!("type {address} . inet_proto . inet_service; flags {flags};");
+            self.set(set.name(), &kind, &with_timeouts(elements, set, now))?;
         }
-        writeln!(text, "\t\tmeta l4proto . th dport {} goto gate", port_set(&layout.ports))?;
+        let [four, six] = ESTABLISHED_SETS;
+        self.established(four, "ipv4_addr", established.iter().filter(|c| c.peer.is_ipv4()))?;
+        self.established(six, "ipv6_addr", established.iter().filter(|c| c.peer.is_ipv6()))?;
+        self.chain("gate", "")?;
+        self.chain("dialled", "type filter hook prerouting priority dstnat - 10; policy accept;")?;
+        self.chain("input", "type filter hook input priority filter - 10; policy accept;")?;
+        self.dialled(&layout.ports)?;
+        self.input(layout)?;
+        self.gate(layout.mode)
     }
-    writeln!(text, "\t}}")
+
+    fn set(&mut self, name: &str, kind: &str, elements: &str) -> std::fmt::Result {
+        let elements =
+            if elements.is_empty() { String::new() } else { format!(" elements = {{ {elements} }};") };
+        writeln!(self.text, "add set inet {} {name} {{ {kind}{elements} }}", self.table)
+    }
+
+    /// Writes a set of the connections that are older than the table: see [`super::established`].
+    fn established<'c>(
+        &mut self,
+        name: &str,
+        address: &str,
+        established: impl Iterator<Item = &'c EstablishedConnection>,
+    ) -> std::fmt::Result {
+        let elements: Vec<String> =
+            established.map(|c| format!("{} . {} . {}", c.peer, c.peer_port, c.local_port)).collect();
+        let kind = format!("type {address} . inet_service . inet_service;");
+        self.set(name, &kind, &elements.join(", "))
+    }
+
+    fn chain(&mut self, name: &str, hook: &str) -> std::fmt::Result {
+        let hook = if hook.is_empty() { String::new() } else { format!(" {{ {hook} }}") };
+        writeln!(self.text, "add chain inet {} {name}{hook}", self.table)
+    }
+
+    fn rule(&mut self, chain: &str, rule: &str) -> std::fmt::Result {
+        writeln!(self.text, "add rule inet {} {chain} {rule}", self.table)
+    }
+
+    /// Writes the rules for what was dialled at an address of this host, before the kernel translates destinations: so a port that a
+    /// container publishes counts, and a connection that only passes through does not, whatever it is translated to. The second rule
+    /// knows the addresses of interfaces in a VRF, which are in a routing table of their own.
+    fn dialled(&mut self, ports: &BTreeSet<ProtectedPort>) -> std::fmt::Result {
+        self.rule("dialled", "iif lo return")?;
+        if !ports.is_empty() {
+            let ports = port_set(ports);
+            let to = format!("meta l4proto . th dport {ports}");
+            self.rule("dialled", &format!("{to} fib daddr type local goto gate"))?;
+            self.rule("dialled", &format!("{to} fib daddr . iif type local goto gate"))?;
+        }
+        Ok(())
+    }
+
+    /// Writes the rules for packets that are delivered on this host, by the port that they come to: a connection may have been dialled
+    /// at another port, or elsewhere. Connections of the host to itself pass: their maker is on the host already.
+    fn input(&mut self, layout: &Layout) -> std::fmt::Result {
+        self.rule("input", "iif lo return")?;
+        if !layout.ports.is_empty() {
+            if layout.mode == Mode::Monitor {
+                // The chain `dialled` has counted these. In enforce mode both chains judge a packet, so that neither needs the other.
+                self.rule("input", "fib daddr type local ct status ! dnat return")?;
+            }
+            let ports = port_set(&layout.ports);
+            self.rule("input", &format!("meta l4proto . th dport {ports} goto gate"))?;
+        }
+        Ok(())
+    }
+
+    fn gate(&mut self, mode: Mode) -> std::fmt::Result {
+        self.rule("gate", "ct state established,related accept")?;
+        let [four, six] = ESTABLISHED_SETS;
+        let older = "tcp flags & syn == 0";
+        self.rule("gate", &format!("{older} ip saddr . tcp sport . tcp dport @{four} accept"))?;
+        self.rule("gate", &format!("{older} ip6 saddr . tcp sport . tcp dport @{six} accept"))?;
+        for set in WindowSet::ALL {
+            let window = format!("{} saddr . meta l4proto . th dport @{}", family(set), set.name());
+            self.rule("gate", &format!("{window} accept"))?;
+        }
+        match mode {
+            Mode::Enforce => self.rule("gate", "counter drop comment \"no open window\""),
+            Mode::Monitor => {
+                self.rule(
+                    "gate",
+                    "limit rate 10/second burst 20 packets log prefix \"postern would drop: \"",
+                )?;
+                self.rule("gate", "counter accept comment \"no open window, and only monitored\"")
+            }
+        }
+    }
 }
 
 fn port_set(ports: &BTreeSet<ProtectedPort>) -> String {
     let ports: Vec<_> = ports.iter().map(|port| format!("{} . {}", port.protocol, port.port)).collect();
     format!("{{ {} }}", ports.join(", "))
-}
-
-fn write_gate(text: &mut String, mode: Mode) -> std::fmt::Result {
-    writeln!(text, "\tchain gate {{")?;
-    writeln!(text, "\t\tct state established,related accept")?;
-    writeln!(text, "\t\ttcp flags & syn == 0 ip saddr . tcp sport . tcp dport @established4 accept")?;
-    writeln!(text, "\t\ttcp flags & syn == 0 ip6 saddr . tcp sport . tcp dport @established6 accept")?;
-    for set in WindowSet::ALL {
-        writeln!(text, "\t\t{} saddr . meta l4proto . th dport @{} accept", family(set), set.name())?;
-    }
-    write_verdict(text, mode)
-}
-
-fn write_verdict(text: &mut String, mode: Mode) -> std::fmt::Result {
-    match mode {
-        Mode::Enforce => writeln!(text, "\t\tcounter drop comment \"no open window\"")?,
-        Mode::Monitor => {
-            writeln!(text, "\t\tlimit rate 10/second burst 20 packets log prefix \"postern would drop: \"")?;
-            writeln!(text, "\t\tcounter accept comment \"no open window, and only monitored\"")?;
-        }
-    }
-    writeln!(text, "\t}}")
 }
 
 fn family(set: WindowSet) -> &'static str {
@@ -201,10 +221,15 @@ mod tests {
 
     #[test]
     fn i1_established_connections_come_first_and_the_drop_last() {
-        let text =
-            replacement(&layout(Mode::Enforce, &["tcp/22", "udp/161"]), &Elements::new(), &[], BootTime(0));
+        let text = replacement(
+            true,
+            &layout(Mode::Enforce, &["tcp/22", "udp/161"]),
+            &Elements::new(),
+            &[],
+            BootTime(0),
+        );
         let at = |part: &str| text.find(part).unwrap_or_else(|| panic!("{part} in\n{text}"));
-        assert!(at("delete table inet postern") < at("table inet postern {"));
+        assert!(at("delete table inet postern") < at("add table inet postern {"));
         assert!(
             at("meta l4proto . th dport { tcp . 22, udp . 161 } fib daddr type local goto gate")
                 < at("ct state established,related")
@@ -212,7 +237,7 @@ mod tests {
         assert!(at("ct state established,related accept") < at("@hosts4 accept"));
         assert!(at("@nets6 accept") < at("counter drop"));
         assert!(
-            !replacement(&layout(Mode::Monitor, &["tcp/22"]), &Elements::new(), &[], BootTime(0))
+            !replacement(true, &layout(Mode::Monitor, &["tcp/22"]), &Elements::new(), &[], BootTime(0))
                 .contains("drop comment")
         );
     }
@@ -235,7 +260,7 @@ mod tests {
 
     #[test]
     fn a_host_with_nothing_to_protect_has_no_rule_that_looks_at_a_port() {
-        let text = replacement(&layout(Mode::Enforce, &[]), &Elements::new(), &[], BootTime(0));
+        let text = replacement(true, &layout(Mode::Enforce, &[]), &Elements::new(), &[], BootTime(0));
         assert!(!text.contains("goto"), "{text}");
     }
 }

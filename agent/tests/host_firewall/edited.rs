@@ -9,7 +9,7 @@ use postern_tests::{Host, Reach};
 use crate::vm::{Layer, MINUTE, Opening as _, SSH, a_net, closed, listed};
 
 /// Edits that need no open window: each adds an element that is no window, or changes rules, chains, sets or the table.
-const ADDITIONS: [&str; 30] = [
+pub(crate) const ADDITIONS: [&str; 30] = [
     // An element in each set: every source, another port, another protocol, no end, the wrong set, the wrong family's width.
     "add element inet postern hosts4 { 192.0.2.30 . tcp . 22 timeout 1h }",
     "add element inet postern hosts4 { 192.0.2.30 . tcp . 22 }",
@@ -45,7 +45,7 @@ const ADDITIONS: [&str; 30] = [
 ];
 
 /// Edits of elements that windows have.
-const WINDOW_EDITS: [&str; 10] = [
+pub(crate) const WINDOW_EDITS: [&str; 10] = [
     "flush set inet postern hosts4",
     "flush set inet postern nets6",
     "delete element inet postern hosts4 { 192.0.2.20 . tcp . 22 }",

@@ -6,5 +6,6 @@ mod edited;
 mod expiry;
 mod many;
 mod others;
+mod owned;
 mod vm;
 mod windows;

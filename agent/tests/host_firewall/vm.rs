@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use postern_agent::clock;
 use postern_agent::firewall::policy::{HeldWindow, HostPolicy};
-use postern_agent::firewall::{Enforcer, FirewallError, remove_table};
+use postern_agent::firewall::{Enforcer, FirewallError, Ownership, remove_table};
 use postern_agent::host_reconciler::HostLayer as _;
 use postern_core::{Mode, ProtectedPort};
 use postern_tests::{Host, Net};
@@ -28,8 +28,18 @@ pub(crate) struct Layer {
 }
 
 impl Layer {
+    /// Makes a layer whose table has no owner, so that other programs can change it.
     pub(crate) fn new() -> Self {
-        Self { enforcer: Arc::new(Mutex::new(Enforcer::new().unwrap())) }
+        Self::with(Ownership::Shared)
+    }
+
+    /// Makes a layer that owns its table.
+    pub(crate) fn owning() -> Self {
+        Self::with(Ownership::Owned { stored: None })
+    }
+
+    fn with(ownership: Ownership) -> Self {
+        Self { enforcer: Arc::new(Mutex::new(Enforcer::new(ownership).unwrap())) }
     }
 
     /// Makes the VM's kernel hold the policy.

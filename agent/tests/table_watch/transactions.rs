@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use postern_agent::clock;
-use postern_agent::firewall::Enforcer;
 use postern_agent::firewall::policy::{HeldWindow, HostPolicy};
 use postern_agent::firewall::watch::{TableChange, TableWatch};
+use postern_agent::firewall::{Enforcer, Ownership};
 use postern_agent::host_reconciler::HostLayer as _;
 use postern_core::{Mode, ProtectedPort};
 use postern_tests::{Host, Net};
@@ -87,7 +87,7 @@ fn i9_every_kind_of_change_is_reported_with_the_process_that_made_it() {
 #[test]
 fn what_this_process_changes_over_netlink_is_not_reported() {
     let net = Net::new();
-    let enforcer = Arc::new(Mutex::new(Enforcer::new().unwrap()));
+    let enforcer = Arc::new(Mutex::new(Enforcer::new(Ownership::Shared).unwrap()));
     let port: ProtectedPort = "tcp/22".parse().unwrap();
     let ensure = |windows: Vec<HeldWindow>| {
         let (enforcer, policy) =

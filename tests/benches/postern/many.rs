@@ -6,8 +6,8 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use postern_agent::clock::{self as agent_clock, BootTime};
-use postern_agent::firewall::Enforcer;
 use postern_agent::firewall::policy::{HeldWindow, HostPolicy};
+use postern_agent::firewall::{Enforcer, Ownership};
 use postern_agent::host_reconciler::HostLayer as _;
 use postern_core::Mode;
 use postern_tests::clock::monotonic;
@@ -41,7 +41,7 @@ fn through_the_agent(vm: &Host) -> (Duration, Samples, f64) {
     vm.netns().run(async {
         let deadline = agent_clock::boottime().plus(Duration::from_secs(3600));
         let (many, more) = (policy(WINDOWS, deadline), policy(WINDOWS + 1, deadline));
-        let mut enforcer = Enforcer::new().unwrap();
+        let mut enforcer = Enforcer::new(Ownership::Owned { stored: None }).unwrap();
         let resident = resident();
         let began = monotonic();
         enforcer.ensure(&many, agent_clock::boottime()).unwrap();

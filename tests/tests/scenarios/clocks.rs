@@ -51,6 +51,7 @@ fn assert_stepped(what: &str, log: impl Fn() -> String, by: i64) {
 fn stepped_agent(by: i64) {
     let mut world = HostWorld::without_agent(usual_policy());
     world.enroll_agent();
+    world.agent.share_table();
     let clock = FakeTime::new(world.dir());
     world.agent.run_as(clock.over(tied(binary("postern-agent"))));
     world.admin.wait_in_sync(VM);

@@ -17,6 +17,7 @@ fn i1_an_agent_in_an_unprivileged_container_protects_it_and_repairs_its_table() 
     let world = HostWorld::without_agent(usual_policy());
     let mut agent =
         Agent::new(&world.net.vm, world.broker.url(), &world.dir().join("container"), &["tcp/22"]);
+    agent.share_table();
     agent.run_as(in_a_container());
     let pid = agent.process().pid().to_string();
     let inside = |program: &[&str]| {

@@ -11,7 +11,7 @@ use postern_tests::{
 
 #[test]
 fn i3_a_hundred_expiries_cut_no_connection() {
-    let mut world = HostWorld::new();
+    let mut world = HostWorld::with_shared_table();
     let (vm, alice) = (&world.net.vm, &world.net.alice);
     alice.add_addresses(further_addresses(100));
     let sources: Vec<IpAddr> = further_addresses(100).map(IpAddr::V4).collect();
@@ -42,7 +42,7 @@ fn i3_a_hundred_expiries_cut_no_connection() {
 
 #[test]
 fn i3_a_connection_outlives_its_window_and_everything_that_rebuilds_the_table() {
-    let mut world = HostWorld::new();
+    let mut world = HostWorld::with_shared_table();
     let (vm, alice) = (&world.net.vm, &world.net.alice);
     let grant = world.alice.open(&ask_for(alice).seconds(2));
     let connections = [alice.connect(vm.tcp(TCP)), alice.connect(vm.tcp6(TCP))];

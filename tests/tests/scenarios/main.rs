@@ -30,6 +30,7 @@ mod i8_desired_state;
 mod i9_audit;
 mod i9_checkpoints;
 mod limits;
+mod owned_table;
 mod records;
 mod sources;
 mod standing;

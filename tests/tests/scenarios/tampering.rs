@@ -1,4 +1,5 @@
-//! Tampering: another process changes or flushes Postern's table. It is put back at once, and the audit log names the process.
+//! Tampering: another process changes or flushes a table without an owner, as on kernels before Linux 6.9. It is put back at once, and
+//! the audit log names the process. [`super::owned_table`] has the table that an agent owns.
 
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ fn assert_reported(world: &HostWorld, process: &str) {
 
 #[test]
 fn i1_a_flushed_ruleset_is_put_back_at_once_and_reported_with_the_process() {
-    let world = HostWorld::new();
+    let world = HostWorld::with_shared_table();
     let (vm, mallory) = (&world.net.vm, &world.net.mallory);
     vm.must("nft", &["flush", "ruleset"]);
     wait_until("the port to be shut again", EXPOSED, || mallory.reach(vm.tcp(TCP)) == Reach::Filtered);
@@ -28,7 +29,7 @@ fn i1_a_flushed_ruleset_is_put_back_at_once_and_reported_with_the_process() {
 
 #[test]
 fn i1_a_deleted_rule_is_put_back_at_once() {
-    let world = HostWorld::new();
+    let world = HostWorld::with_shared_table();
     let (vm, mallory) = (&world.net.vm, &world.net.mallory);
     let (family, table) = our_table(&world);
     let chains = vm.must("nft", &["-j", "list", "table", &family, &table]);
@@ -43,7 +44,7 @@ fn i1_a_deleted_rule_is_put_back_at_once() {
 
 #[test]
 fn i2_an_element_that_someone_else_added_is_removed() {
-    let world = HostWorld::new();
+    let world = HostWorld::with_shared_table();
     let (vm, mallory) = (&world.net.vm, &world.net.mallory);
     let grant = world.alice.open(&ask_for(&world.net.alice).seconds(600));
     let (family, table) = our_table(&world);
@@ -72,7 +73,7 @@ fn i2_an_element_that_someone_else_added_is_removed() {
 /// agent's own (agent/tests/host_firewall/edited.rs) has every field.
 #[test]
 fn i2_every_edit_of_the_table_is_undone_at_once_and_audited() {
-    let world = HostWorld::new();
+    let world = HostWorld::with_shared_table();
     let (vm, alice, mallory) = (&world.net.vm, &world.net.alice, &world.net.mallory);
     let grant = world.alice.open(&ask_for(alice).seconds(600));
     let audited = || world.admin.audit().iter().filter(|line| line.contains("\"agent.tampering\"")).count();
@@ -98,7 +99,7 @@ fn i2_every_edit_of_the_table_is_undone_at_once_and_audited() {
 
 #[test]
 fn i2_a_window_that_was_flushed_comes_back_with_its_old_end() {
-    let world = HostWorld::new();
+    let world = HostWorld::with_shared_table();
     let grant = world.alice.open(&ask_for(&world.net.alice).seconds(8));
     std::thread::sleep(Duration::from_secs(1));
     world.net.vm.must("nft", &["flush", "ruleset"]);
@@ -112,7 +113,7 @@ fn i2_a_window_that_was_flushed_comes_back_with_its_old_end() {
 
 #[test]
 fn other_tables_are_left_alone() {
-    let world = HostWorld::new();
+    let world = HostWorld::with_shared_table();
     let vm = &world.net.vm;
     vm.must("nft", &["add", "table", "inet", "someone_elses"]);
     vm.must("nft", &["add", "chain", "inet", "someone_elses", "c"]);
