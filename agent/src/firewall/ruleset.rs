@@ -21,7 +21,14 @@ pub(super) struct Layout {
     pub(super) mode: Mode,
     /// The protected ports.
     pub(super) ports: BTreeSet<ProtectedPort>,
+    /// The end of a trial: from then on the kernel monitors by itself what it denies until then.
+    pub(super) trial_until: Option<BootTime>,
 }
+
+/// The name of the set that holds the protocols until a trial ends.
+pub(super) const TRIAL_SET: &str = "trial";
+/// The protocols in the set of a trial.
+pub(super) const TRIAL_PROTOCOLS: [&str; 2] = ["tcp", "udp"];
 
 /// Returns a transaction that replaces the table, whatever it holds, by this one.
 pub(super) fn replacement(
@@ -74,9 +81,12 @@ fn write_table(
     let [four, six] = ESTABLISHED_SETS;
     write_established(text, four, "ipv4_addr", established.iter().filter(|c| c.peer.is_ipv4()))?;
     write_established(text, six, "ipv6_addr", established.iter().filter(|c| c.peer.is_ipv6()))?;
+    if let Some(end) = layout.trial_until {
+        write_trial(text, end, now)?;
+    }
     write_dialled(text, &layout.ports)?;
     write_input(text, layout)?;
-    write_gate(text, layout.mode)?;
+    write_gate(text, layout)?;
     writeln!(text, "}}")
 }
 
@@ -105,6 +115,15 @@ fn write_established<'a>(
         writeln!(text, "\t\telements = {{ {} }}", elements.join(", "))?;
     }
     writeln!(text, "\t}}")
+}
+
+/// Writes the set that denies until a trial ends: the kernel drops its elements then, also while the agent is dead.
+fn write_trial(text: &mut String, end: BootTime, now: BootTime) -> std::fmt::Result {
+    // A timeout of zero would mean no timeout.
+    let left = end.since(now).as_millis().max(1);
+    let elements = TRIAL_PROTOCOLS.map(|protocol| format!("{protocol} timeout {left}ms")).join(", ");
+    writeln!(text, "\tset {TRIAL_SET} {{\n\t\ttype inet_proto; flags timeout;")?;
+    writeln!(text, "\t\telements = {{ {elements} }}\n\t}}")
 }
 
 /// Writes the chain of what was dialled at an address of this host, before the kernel translates destinations: so a port that a
@@ -143,7 +162,7 @@ fn port_set(ports: &BTreeSet<ProtectedPort>) -> String {
     format!("{{ {} }}", ports.join(", "))
 }
 
-fn write_gate(text: &mut String, mode: Mode) -> std::fmt::Result {
+fn write_gate(text: &mut String, layout: &Layout) -> std::fmt::Result {
     writeln!(text, "\tchain gate {{")?;
     writeln!(text, "\t\tct state established,related accept")?;
     writeln!(text, "\t\ttcp flags & syn == 0 ip saddr . tcp sport . tcp dport @established4 accept")?;
@@ -151,13 +170,18 @@ fn write_gate(text: &mut String, mode: Mode) -> std::fmt::Result {
     for set in WindowSet::ALL {
         writeln!(text, "\t\t{} saddr . meta l4proto . th dport @{} accept", family(set), set.name())?;
     }
-    write_verdict(text, mode)
+    write_verdict(text, layout)
 }
 
-fn write_verdict(text: &mut String, mode: Mode) -> std::fmt::Result {
-    match mode {
-        Mode::Enforce => writeln!(text, "\t\tcounter drop comment \"no open window\"")?,
-        Mode::Monitor => {
+fn write_verdict(text: &mut String, layout: &Layout) -> std::fmt::Result {
+    if layout.trial_until.is_some() {
+        writeln!(text, "\t\tmeta l4proto @{TRIAL_SET} counter drop comment \"no open window, on trial\"")?;
+    }
+    match layout.mode {
+        Mode::Enforce if layout.trial_until.is_none() => {
+            writeln!(text, "\t\tcounter drop comment \"no open window\"")?;
+        }
+        Mode::Enforce | Mode::Monitor => {
             writeln!(text, "\t\tlimit rate 10/second burst 20 packets log prefix \"postern would drop: \"")?;
             writeln!(text, "\t\tcounter accept comment \"no open window, and only monitored\"")?;
         }
@@ -196,7 +220,8 @@ mod tests {
     use crate::firewall::policy::HeldWindow;
 
     fn layout(mode: Mode, ports: &[&str]) -> Layout {
-        Layout { mode, ports: ports.iter().map(|port| port.parse().unwrap()).collect() }
+        let ports = ports.iter().map(|port| port.parse().unwrap()).collect();
+        Layout { mode, ports, trial_until: None }
     }
 
     #[test]
@@ -231,6 +256,18 @@ mod tests {
         assert!(text.contains("hosts4 { 192.0.2.7 . tcp . 22 timeout 2499ms }"), "{text}");
         assert!(text.contains("nets4 { 10.0.0.0-10.255.255.255 . tcp . 22 timeout 1ms }"), "{text}");
         assert_eq!(changes(&Delta::between(&Elements::new(), &elements), BootTime(2_500_000_000)), "");
+    }
+
+    #[test]
+    fn a_trial_denies_only_as_long_as_its_set_has_elements() {
+        let end = BootTime(2_500_000_000);
+        let layout = Layout { trial_until: Some(end), ..layout(Mode::Enforce, &["tcp/22"]) };
+        let text = replacement(&layout, &Elements::new(), &[], BootTime(500_000_000));
+        assert!(text.contains("elements = { tcp timeout 2000ms, udp timeout 2000ms }"), "{text}");
+        let at = |part: &str| text.find(part).unwrap_or_else(|| panic!("{part} in\n{text}"));
+        assert!(at("@nets6 accept") < at("meta l4proto @trial counter drop"));
+        assert!(at("meta l4proto @trial counter drop") < at("counter accept"));
+        assert_eq!(text.matches("drop comment").count(), 1, "{text}");
     }
 
     #[test]

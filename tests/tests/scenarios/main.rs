@@ -13,6 +13,7 @@ mod clocks;
 mod clones;
 mod command;
 mod containers;
+mod enforce_on_trial;
 mod enrolment;
 mod forged_store;
 mod harness;
