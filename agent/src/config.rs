@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use jiff::SignedDuration;
 use postern_core::{Invalid, ProtectedPort};
 pub use postern_runtime::log_format::LogFormat;
 use rustls::pki_types::ServerName;
@@ -21,6 +23,9 @@ const DEFAULT_STATE_DIR: &str = "/var/lib/postern-agent";
 /// which people manage machines.
 const MANAGEMENT_PORTS: [&str; 4] = ["tcp/22", "tcp/3389", "tcp/5985", "tcp/5986"];
 
+/// The shortest and the longest trial.
+const TRIAL_TIMES: std::ops::RangeInclusive<Duration> = Duration::from_secs(10)..=Duration::from_secs(3600);
+
 /// A valid configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AgentConfig {
@@ -34,6 +39,8 @@ pub struct AgentConfig {
     pub bootstrap: BTreeSet<ProtectedPort>,
     /// The bounds on a desired state.
     pub limits: StateLimits,
+    /// The time of the trial in which this host closes its ports for the first time; `None` to close them at once.
+    pub confirm_within: Option<Duration>,
 }
 
 /// The configuration is missing or wrong.
@@ -92,12 +99,14 @@ impl AgentConfig {
         let state_dir = value("state_dir").and_then(toml::Value::as_str).map(PathBuf::from);
         let named = value("ports").and_then(toml::Value::as_array);
         let ports = named.into_iter().flatten().filter_map(|port| port.as_str()?.parse().ok());
+        let confirm = value("confirm").and_then(toml::Value::as_str);
         let config = Self {
             broker: String::new(),
             state_dir: state_dir.filter(|dir| dir.is_absolute()).unwrap_or_else(default_state_dir),
             log_format: LogFormat::default(),
             bootstrap: ports.collect(),
             limits: StateLimits::default(),
+            confirm_within: confirm.and_then(|text| trial_time("enforce.confirm", text).ok()),
         };
         let names_none = value("bootstrap").is_none() || named.is_some_and(Vec::is_empty);
         let bootstrap = if names_none { BTreeSet::new() } else { config.fallback_ports() };
@@ -131,6 +140,15 @@ struct FileConfig {
     bootstrap: Bootstrap,
     #[serde(default)]
     limits: FileLimits,
+    #[serde(default)]
+    enforce: FileEnforce,
+}
+
+/// The way to enforcement as it stands in the file.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileEnforce {
+    confirm: Option<String>,
 }
 
 /// The bounds as they stand in the file.
@@ -164,6 +182,8 @@ impl FileConfig {
             self.limits.windows.unwrap_or(usual.windows),
             self.limits.ports.unwrap_or(usual.ports),
         )?;
+        let confirm_within = self.enforce.confirm.as_deref();
+        let confirm_within = confirm_within.map(|text| trial_time("enforce.confirm", text)).transpose()?;
         if !self.state_dir.is_absolute() {
             let problem = format!("{} is not absolute", self.state_dir.display());
             return Err(Invalid::new(
@@ -178,8 +198,20 @@ impl FileConfig {
             log_format: self.log_format,
             bootstrap,
             limits,
+            confirm_within,
         })
     }
+}
+
+/// Parses the time of a trial, 10 s to 1 h, such as `5m`; `field` names it in the error.
+///
+/// # Errors
+/// The text is no time, or the time is out of range.
+pub fn trial_time(field: &str, text: &str) -> Result<Duration, Invalid> {
+    let time = text.parse::<SignedDuration>().ok().and_then(|time| Duration::try_from(time).ok());
+    time.filter(|time| TRIAL_TIMES.contains(time)).ok_or_else(|| {
+        Invalid::new(field, format!("{text:?} is no time of a trial"), "write 10s to 1h, such as 5m")
+    })
 }
 
 fn check_broker(address: &str) -> Result<(), Invalid> {
@@ -251,11 +283,12 @@ mod tests {
     #[test]
     fn every_key_can_be_set() {
         let config = load(
-            "broker = \"https://[2001:db8::1]:7443\"\nstate_dir = \"/srv/agent\"\nlog_format = \"json\"\n[bootstrap]\nports = [\"tcp/22\", \"udp/161\"]\n[limits]\nwindows = 5000\nports = 7",
+            "broker = \"https://[2001:db8::1]:7443\"\nstate_dir = \"/srv/agent\"\nlog_format = \"json\"\n[bootstrap]\nports = [\"tcp/22\", \"udp/161\"]\n[limits]\nwindows = 5000\nports = 7\n[enforce]\nconfirm = \"5m\"",
         )
         .unwrap();
         assert_eq!((config.log_format, config.bootstrap.len()), (LogFormat::Json, 2));
         assert_eq!(config.limits, StateLimits { windows: 5000, ports: 7 });
+        assert_eq!(config.confirm_within, Some(Duration::from_secs(300)));
         assert_eq!(config.fallback_ports(), config.bootstrap);
         assert_eq!(config.identity_dir(), Path::new("/srv/agent/identity"));
     }
@@ -274,6 +307,9 @@ mod tests {
             (with_broker("[bootstrap]\nport = []"), "port", "expected `ports`"),
             (with_broker("[limits]\nwindows = 0"), "limits.windows:", "use 1 to 65536"),
             (with_broker("[limits]\nports = 4097"), "limits.ports:", "use 1 to 4096"),
+            (with_broker("[enforce]\nconfirm = \"9s\""), "enforce.confirm:", "10s to 1h"),
+            (with_broker("[enforce]\nconfirm = \"2h\""), "enforce.confirm:", "10s to 1h"),
+            (with_broker("[enforce]\nconfirm = \"soon\""), "enforce.confirm:", "10s to 1h"),
             (String::new(), "broker", "missing field"),
         ] {
             let error = error_of(&text);

@@ -81,6 +81,7 @@ impl DesiredState {
             mode: self.mode,
             ports: self.ports.clone(),
             windows: self.windows.iter().copied().collect(),
+            trial_until: None,
         }
     }
 

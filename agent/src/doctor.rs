@@ -15,11 +15,12 @@ use tonic_health::pb::health_client::HealthClient;
 use crate::checkpoint::{self, CheckpointAlarm, KeptCheckpoint};
 use crate::clock::Moment;
 use crate::config::AgentConfig;
+use crate::enforcement::PhaseName;
 use crate::enroll::target_of;
 use crate::ledger::Ledger;
 use crate::lock::StateDirLock;
 use crate::receipt::{self, Receipt};
-use crate::status::{self, KEPT, clock_difference, is_clock_off};
+use crate::status::{self, EnforcementStatus, KEPT, clock_difference, is_clock_off};
 use crate::status_chain::{is_past_grace, status_chain};
 
 /// The longest wait for an answer of the broker.
@@ -33,6 +34,7 @@ pub async fn diagnose(config: &AgentConfig, now: &Moment) -> Vec<Finding> {
     let ahead = status::running(&config.state_dir).and_then(|running| running.clock_ahead_seconds);
     findings.extend(ahead.map(clock));
     findings.extend(ledger(config, now));
+    findings.extend(enforcement(config, now));
     findings.extend(audit_log(config));
     let enroll = "enrol this host with `postern-agent enroll --token-file FILE`";
     match Credentials::load(&config.identity_dir()) {
@@ -106,6 +108,33 @@ fn ledger(config: &AgentConfig, now: &Moment) -> Vec<Finding> {
     }
     findings.extend(kept);
     findings
+}
+
+/// Shows the way to enforcement, if the configuration has a trial.
+fn enforcement(config: &AgentConfig, now: &Moment) -> Option<Finding> {
+    config.confirm_within?;
+    let mut unreadable = None;
+    let found = EnforcementStatus::gather(config, now, &mut |error| unreadable = Some(error_chain(error)));
+    if let Some(error) = unreadable {
+        return Some(Finding::warning(error, "repair the disk, or run `postern-agent enforce --now`"));
+    }
+    Some(match found.phase {
+        PhaseName::Untried => {
+            Finding::good("this host closes its ports on trial when a policy enforces for the first time")
+        }
+        PhaseName::Confirmed => Finding::good("an operator has confirmed that this host enforces"),
+        PhaseName::Trial => Finding::warning(
+            format!(
+                "this host enforces on trial, and goes back to monitoring in {} s",
+                found.trial_seconds_left.unwrap_or_default()
+            ),
+            "log in over a protected port once more, and run `postern-agent confirm` there",
+        ),
+        PhaseName::Lapsed => Finding::error(
+            "no operator confirmed the trial, so this host only monitors: its ports are open",
+            "open a window, run `postern-agent enforce`, log in once more, and run `postern-agent confirm`",
+        ),
+    })
 }
 
 /// Shows the kept checkpoint of the brokers' audit log. A contradiction is no fault of this host, which is protected all the same.

@@ -32,6 +32,8 @@
 //!   bootstrap ports of the configuration.
 //! - Another process changes the table: [`HostReconciler::repair`] finds and repairs the damage when the watch reports the
 //!   change, and a check every minute finds what the watch missed.
+//! - A state in mode enforce comes to a host that was not confirmed: the host layer holds it on trial, or only monitors: see
+//!   [`crate::enforcement`]. The accepted state stays what the broker wants.
 //! - The machine was suspended, or the wall clock was stepped: see [`clock_watch`].
 //!
 //! All of this runs on one thread ([`handle`]), because the firewall and the disk block.
@@ -49,6 +51,8 @@ use crate::accepted::{AcceptedState, Stale};
 use crate::clock::{BootTime, Moment};
 use crate::config::AgentConfig;
 use crate::desired_state::DesiredState;
+use crate::enforcement::PhaseName;
+use crate::enforcement::keeper::EnforcementKeeper;
 use crate::enrolment_mark::EnrolmentMark;
 use crate::firewall::policy::{HeldWindow, HostPolicy};
 use crate::ledger::{Ledger, LedgerError};
@@ -94,6 +98,8 @@ pub struct HostReconciler<H> {
     /// The policy to hold while nothing is accepted because the ledger could not be read.
     fallback: HostPolicy,
     table: TableState,
+    /// The phase of this host on its way to enforcement.
+    enforcement: EnforcementKeeper,
     clock_watch: ClockWatch,
     limits: StateLimits,
     /// Damage that was found at this moment and not yet returned.
@@ -191,8 +197,28 @@ pub enum AcceptError<E: std::error::Error + 'static> {
 impl<H: HostLayer> HostReconciler<H> {
     /// Loads the ledger and puts its state into the kernel, before anything else happens. If the kernel refuses, each
     /// [`Self::tick`] tries again.
-    pub fn start(host: H, ledger: Ledger, config: &AgentConfig, now: &Moment, suspended: Duration) -> Self {
-        let fallback = |ports| HostPolicy { mode: Mode::Enforce, ports, windows: Vec::new() };
+    pub fn start(
+        mut host: H,
+        ledger: Ledger,
+        config: &AgentConfig,
+        now: &Moment,
+        suspended: Duration,
+    ) -> Self {
+        let fallback =
+            |ports| HostPolicy { mode: Mode::Enforce, ports, windows: Vec::new(), trial_until: None };
+        let loaded = ledger.load(now);
+        let is_loaded = host.is_loaded().unwrap_or_else(|error| {
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "cannot find out whether the kernel holds the table"
+            );
+            false
+        });
+        let has_enforced = match &loaded {
+            Ok(Some(accepted)) => accepted.mode == Mode::Enforce && !accepted.ports.is_empty(),
+            Ok(None) => is_loaded,
+            Err(_) => true,
+        };
         let mut reconciler = Self {
             host,
             ledger,
@@ -202,13 +228,14 @@ impl<H: HostLayer> HostReconciler<H> {
             followed_key: None,
             fallback: fallback(config.fallback_ports()),
             table: TableState::Applied,
+            enforcement: EnforcementKeeper::start(config, has_enforced, now),
             clock_watch: ClockWatch::new(now, suspended),
             limits: config.limits,
             damage: None,
             step: None,
             is_connected: false,
         };
-        match reconciler.ledger.load(now) {
+        match loaded {
             Ok(Some(mut accepted)) if !accepted.is_bootstrap => {
                 if accepted.generation == NO_GENERATION {
                     // No state was accepted whole, so the ports of the configuration are protected as well.
@@ -216,14 +243,14 @@ impl<H: HostLayer> HostReconciler<H> {
                 }
                 reconciler.restore(accepted, now);
             }
-            Ok(None) if reconciler.table_is_loaded() => {
+            Ok(None) if is_loaded => {
                 tracing::error!(ledger = %reconciler.ledger.path().display(), "the ledger is missing; the kernel's table stays as it is until the broker sends a state");
                 reconciler.table = TableState::LeftAlone;
             }
             Ok(_) => reconciler.restore(bootstrap(config), now),
             Err(error) => {
                 let error = &error as &dyn std::error::Error;
-                if reconciler.table_is_loaded() {
+                if is_loaded {
                     tracing::error!(
                         error,
                         "the ledger cannot be used; the kernel's table stays as it is until the broker sends a state"
@@ -275,10 +302,11 @@ impl<H: HostLayer> HostReconciler<H> {
             }
             return Err(AcceptError::Limit { generation, source });
         }
-        let has_closed = self
-            .close_first(&wanted.policy(), now)
-            .map_err(|source| AcceptError::Firewall { generation, source })?;
-        if let Err(source) = self.apply(&wanted.policy(), now) {
+        self.enforcement.begin_if_first(&wanted.policy(), now);
+        let policy = self.enforcement.shape(wanted.policy());
+        let has_closed =
+            self.close_first(&policy, now).map_err(|source| AcceptError::Firewall { generation, source })?;
+        if let Err(source) = self.apply(&policy, now) {
             if has_closed {
                 // The kernel has closed some of the accepted state's windows, which must not come back.
                 self.restrict_to(&wanted, now);
@@ -287,7 +315,7 @@ impl<H: HostLayer> HostReconciler<H> {
             return Err(AcceptError::Firewall { generation, source });
         }
         self.table = TableState::Applied;
-        if let Err(source) = self.ledger.save(&wanted, now) {
+        if let Err(source) = self.write_ledger(&wanted, now) {
             self.restrict_to(&wanted, now);
             return Err(AcceptError::Ledger { generation, source });
         }
@@ -326,7 +354,8 @@ impl<H: HostLayer> HostReconciler<H> {
     /// Closes what a policy closes, in a transaction of its own, if the policy also opens something: opening takes longer the
     /// more it opens, and no close waits for it. Returns whether it did.
     fn close_first(&mut self, wanted: &HostPolicy, now: &Moment) -> Result<bool, H::Error> {
-        let Some(accepted) = self.state.accepted().map(DesiredState::policy) else { return Ok(false) };
+        let Some(accepted) = self.state.accepted() else { return Ok(false) };
+        let accepted = self.enforcement.shape(accepted.policy());
         if !accepted.admits_beyond(wanted) || !wanted.admits_beyond(&accepted) {
             return Ok(false);
         }
@@ -393,6 +422,9 @@ impl<H: HostLayer> HostReconciler<H> {
     /// Returns damage only if no [`Self::repair`] has fetched it within [`WATCH_EVENT_GRACE`]: the caller of that knows the
     /// process that did it.
     pub fn tick(&mut self, now: &Moment, suspended: Duration) -> RepairOutcome {
+        if self.enforcement.follow(now) || self.waits_for_trial() {
+            self.ensure_unless_left_alone(now);
+        }
         let asks_broker = self.notice_step(now);
         self.shorten_by_step(now);
         self.drop_ended(now);
@@ -443,6 +475,17 @@ impl<H: HostLayer> HostReconciler<H> {
         self.save(now);
     }
 
+    /// Returns the phase of this host on its way to enforcement.
+    pub fn phase(&self) -> PhaseName {
+        self.enforcement.phase()
+    }
+
+    /// Reports whether this host has a state in mode enforce, and its trial could not begin.
+    fn waits_for_trial(&self) -> bool {
+        let enforces = |accepted: &DesiredState| accepted.mode == Mode::Enforce && !accepted.ports.is_empty();
+        self.enforcement.phase() == PhaseName::Untried && self.state.accepted().is_some_and(enforces)
+    }
+
     /// Returns the state accepted last.
     pub fn accepted(&self) -> Option<&DesiredState> {
         self.state.accepted()
@@ -460,16 +503,6 @@ impl<H: HostLayer> HostReconciler<H> {
         self.save(now);
     }
 
-    fn table_is_loaded(&mut self) -> bool {
-        self.host.is_loaded().unwrap_or_else(|error| {
-            tracing::error!(
-                error = &error as &dyn std::error::Error,
-                "cannot find out whether the kernel holds the table"
-            );
-            false
-        })
-    }
-
     /// Drops the windows that the kernel has closed at their end.
     fn drop_ended(&mut self, now: &Moment) {
         window_log::ended(&self.state.drop_ended(now.boottime));
@@ -483,6 +516,8 @@ impl<H: HostLayer> HostReconciler<H> {
 
     fn ensure(&mut self, now: &Moment) {
         let policy = self.state.accepted().map_or_else(|| self.fallback.clone(), DesiredState::policy);
+        self.enforcement.begin_if_first(&policy, now);
+        let policy = self.enforcement.shape(policy);
         self.table = match self.apply(&policy, now) {
             Ok(()) => TableState::Applied,
             Err(error) => {
@@ -503,6 +538,7 @@ impl<H: HostLayer> HostReconciler<H> {
         }
         if outcome.is_ok() {
             self.clock_watch.applied(now);
+            self.enforcement.applied(policy);
         }
         outcome
     }
@@ -512,9 +548,17 @@ impl<H: HostLayer> HostReconciler<H> {
         self.damage.get_or_insert((now.boottime, Damage { what, exposed_at_most }));
     }
 
+    /// Writes a state to the ledger. The mark of enforcement is there before: a ledger without one is that of a host that has enforced.
+    fn write_ledger(&mut self, state: &DesiredState, now: &Moment) -> Result<(), LedgerError> {
+        let persisted = self.enforcement.persist();
+        persisted
+            .map_err(|source| LedgerError::Write { path: self.enforcement.path().to_owned(), source })?;
+        self.ledger.save(state, now)
+    }
+
     fn save(&mut self, now: &Moment) {
-        let Some(accepted) = self.state.accepted() else { return };
-        if let Err(error) = self.ledger.save(accepted, now) {
+        let Some(accepted) = self.state.accepted().cloned() else { return };
+        if let Err(error) = self.write_ledger(&accepted, now) {
             tracing::error!(
                 error = &error as &dyn std::error::Error,
                 "cannot write the ledger; the accepted state may not survive a restart"

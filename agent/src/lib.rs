@@ -3,7 +3,7 @@
 //! The way of a desired state through this crate: [`session`] receives it, [`broker_clock`] and [`desired_state`] place it on this
 //! host's clock, and [`host_reconciler`] asks [`accepted`] whether it is newer, has [`firewall`] put it into the kernel,
 //! writes it to the [`ledger`], and answers. The other parts keep that going: [`connection`] keeps a session, [`renew`] the
-//! certificate ([`receipt`] has its age), [`tampering`] repairs the table when others change it, and [`checkpoint`] remembers the brokers'
+//! certificate ([`receipt`] has its age), [`enforcement`] closes a machine on trial first, [`tampering`] repairs the table when others change it, and [`checkpoint`] remembers the brokers'
 //! audit log. [`run`] puts the parts together.
 //! If one of them ends, the process ends, and the service manager starts it again; the kernel holds the table meanwhile.
 
@@ -15,6 +15,7 @@ pub mod config;
 pub mod connection;
 pub mod desired_state;
 pub mod doctor;
+pub mod enforcement;
 pub mod enroll;
 pub mod enrolment_mark;
 pub mod firewall;

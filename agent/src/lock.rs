@@ -70,13 +70,33 @@ impl IdentityLock {
     }
 }
 
+/// The lock of the mark of enforcement: a process holds it while it reads and writes the mark.
+#[derive(Debug)]
+pub struct MarkLock {
+    _file: File,
+}
+
+impl MarkLock {
+    /// Takes the lock; returns `None` if another process holds it.
+    ///
+    /// # Errors
+    /// The lock file cannot be opened.
+    pub fn try_take(path: &Path) -> io::Result<Option<Self>> {
+        Ok(take_file(path)?.map(|file| Self { _file: file }))
+    }
+}
+
 /// Returns the path of the lock file of a directory.
 pub fn path(dir: &Path) -> PathBuf {
     dir.join("lock")
 }
 
 fn take(dir: &Path) -> io::Result<Option<File>> {
-    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(PRIVATE).open(path(dir))?;
+    take_file(&path(dir))
+}
+
+fn take_file(path: &Path) -> io::Result<Option<File>> {
+    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(PRIVATE).open(path)?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(Some(file)),
         Err(Errno::WOULDBLOCK) => Ok(None),

@@ -3,16 +3,19 @@
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum, ValueHint};
 use postern_agent::clock;
-use postern_agent::config::{AgentConfig, DEFAULT_PATH, LogFormat};
+use postern_agent::config::{AgentConfig, DEFAULT_PATH, LogFormat, trial_time};
 use postern_agent::doctor::{self, Severity};
+use postern_agent::enforcement::commands::{self, EnforceOptions};
 use postern_agent::join_token::{self, TokenError};
 use postern_agent::status::Status;
 use postern_agent::{enroll, firewall, run, uninstall};
 use postern_manual::Section;
+use postern_pki::credentials::Credentials;
 use postern_runtime::files;
 use postern_runtime::private_place::private_place;
 use tracing_subscriber::EnvFilter;
@@ -44,6 +47,18 @@ enum AgentCommand {
     Run,
     /// Puts the last accepted state into the kernel. For early boot, before the network is up.
     Load,
+    /// Closes the protected ports on trial: they open again by themselves unless `postern-agent confirm` is run in a session that came in
+    /// after that. Does nothing to a host that is confirmed.
+    Enforce {
+        /// The time of the trial, 10s to 1h. Default: `[enforce] confirm` in the configuration.
+        #[arg(long, value_name = "TIME", value_parser = parse_trial_time, conflicts_with = "now")]
+        confirm_within: Option<Duration>,
+        /// Confirms without a trial and without evidence, for instance at the machine's console.
+        #[arg(long)]
+        now: bool,
+    },
+    /// Confirms the trial, so that the host enforces for good. Run it in a session that came in after the trial began.
+    Confirm,
     /// Shows the state of the agent and the open windows.
     Status {
         /// The format: `text` for people, `json` for programs.
@@ -110,7 +125,10 @@ async fn execute(arguments: AgentArguments, config: AgentConfig) -> anyhow::Resu
                 private_place(&config.state_dir).context("cannot keep a key in the state directory")?;
             files::make_private_dir(&place)
                 .with_context(|| format!("cannot make the state directory {}", config.state_dir.display()))?;
+            let before = Credentials::load(&config.identity_dir()).ok();
+            let before = before.as_ref().and_then(enroll::target_of);
             let target = enroll::enroll(&config.broker, &token, &config.identity_dir()).await?;
+            commands::enrolled(&config, before.as_ref(), &target).await?;
             writeln!(
                 out,
                 "this host is enrolled as {target}; a running agent starts to use the new identity by itself"
@@ -124,6 +142,12 @@ async fn execute(arguments: AgentArguments, config: AgentConfig) -> anyhow::Resu
             log(config.log_format);
             run::load(&config)?;
         }
+        AgentCommand::Enforce { confirm_within, now } => {
+            let options = EnforceOptions { confirm_within, now };
+            let session = ssh_connection();
+            commands::enforce(&config, options, session.as_deref(), &mut out, &mut io::stderr()).await?;
+        }
+        AgentCommand::Confirm => commands::confirm(&config, ssh_connection().as_deref(), &mut out).await?,
         AgentCommand::Status { output } => {
             let status = Status::gather(&config, &clock::moment());
             match output {
@@ -172,6 +196,15 @@ fn write_manual(dir: &Path) -> anyhow::Result<()> {
     let program = AgentArguments::command();
     postern_manual::write(program, Section::Administrator, &["agent.toml(5)"], dir)
         .with_context(|| format!("cannot write the manual into {}", dir.display()))
+}
+
+/// Returns the connection of this session as sshd names it.
+fn ssh_connection() -> Option<String> {
+    std::env::var("SSH_CONNECTION").ok()
+}
+
+fn parse_trial_time(text: &str) -> Result<Duration, postern_core::Invalid> {
+    trial_time("--confirm-within", text)
 }
 
 /// Writes the error with its causes to stderr.

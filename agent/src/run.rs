@@ -78,6 +78,7 @@ fn start(config: &Arc<AgentConfig>) -> anyhow::Result<Tasks> {
     refuse_exposed_key(config)?;
     let status_file = Arc::new(StatusFile::default());
     status_file.set_protects(reconciler.protects());
+    status_file.set_phase(reconciler.phase());
     let (handle, commands) = host_reconciler::channel();
     let (reporter, reports) = reports::channel();
     let checkpoint_keeper = CheckpointKeeper::in_dir(&config.state_dir, reporter.clone());

@@ -13,6 +13,9 @@
 //! The session applies one state at a time. While the reconciler works, the next message waits in the stream, and the
 //! session neither reads nor counts the broker's silence.
 //!
+//! The agent reports its phase on the way to enforcement ([`crate::enforcement`]) unless it is confirmed, when the session begins, and
+//! after each change.
+//!
 //! A broker also sends checkpoints of its audit log, which [`crate::checkpoint`] keeps.
 //!
 //! - A state that cannot be parsed is answered with the field that is wrong; the earlier state stays.
@@ -38,7 +41,7 @@ use postern_proto::v1::agent_service_client::AgentServiceClient;
 use postern_proto::v1::session_request::Message as ToBroker;
 use postern_proto::v1::session_response::Message as FromBroker;
 use postern_runtime::clock::instant;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Interval, MissedTickBehavior, Sleep};
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
@@ -49,10 +52,11 @@ use crate::broker_clock::{BrokerClock, Placed, Stamps, wall_ahead};
 use crate::checkpoint::CheckpointHandle;
 use crate::clock::{self, BootTime};
 use crate::desired_state::DesiredState;
+use crate::enforcement::PhaseName;
 use crate::host_reconciler::{CommandAnswer, FollowedGenerations, ReconcilerHandle, answer_or_pending};
 use crate::limits::StateLimits;
 use crate::reports::Reports;
-use crate::status::StatusFile;
+use crate::status::{RunningStatus, StatusFile};
 use crate::status_chain::{is_certificate_refused, is_connection_lost, status_chain};
 
 /// The interval of heartbeats.
@@ -77,6 +81,9 @@ pub struct BrokerSession {
     renewal: Arc<Notify>,
     broker_clock: BrokerClock,
     status_file: Arc<StatusFile>,
+    changes: watch::Receiver<RunningStatus>,
+    /// The phase of this host on its way to enforcement, as the broker knows it: a session begins as that of a confirmed one.
+    reported_phase: PhaseName,
 }
 
 /// The parts of a session that concern the certificates of both sides.
@@ -168,6 +175,8 @@ impl BrokerSession {
             got_desired_state: false,
             renewal,
             broker_clock: BrokerClock::default(),
+            changes: status_file.subscribe(),
+            reported_phase: PhaseName::Confirmed,
             status_file,
         })
     }
@@ -217,6 +226,8 @@ impl BrokerSession {
                 self.receive(message, reconciler)
             }
             () = &mut self.silence, if self.pending.is_none() => Err(SessionError::Silent),
+            // The sender is this session's own status file.
+            Ok(()) = self.changes.changed() => self.report_phase(),
             _ = self.heartbeat.tick() => {
                 checkpoints.flush();
                 self.send(ToBroker::Heartbeat(v1::Heartbeat {})).map(drop)
@@ -274,6 +285,20 @@ impl BrokerSession {
                 self.send(ToBroker::Applied(applied)).map(drop)
             }
         }
+    }
+
+    /// Sends the phase of this host on its way to enforcement, if the broker does not know it.
+    fn report_phase(&mut self) -> Result<(), SessionError> {
+        let phase = self.changes.borrow_and_update().phase;
+        let Some(phase) = phase.filter(|phase| self.reported_phase != *phase) else { return Ok(()) };
+        self.reported_phase = phase;
+        let phase = match phase {
+            PhaseName::Untried => v1::EnforcementPhase::Untried,
+            PhaseName::Trial => v1::EnforcementPhase::Trial,
+            PhaseName::Lapsed => v1::EnforcementPhase::Lapsed,
+            PhaseName::Confirmed => v1::EnforcementPhase::Confirmed,
+        };
+        self.send(ToBroker::Enforcement(v1::EnforcementReport { phase: phase.into() })).map(drop)
     }
 
     /// Notes the difference of the wall clocks, and warns once when it becomes large.

@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use crate::checkpoint::{self, CheckpointAlarm, KeptCheckpoint};
 use crate::clock::{self, Moment};
 use crate::config::AgentConfig;
+use crate::enforcement::{EnforcementMark, Phase, PhaseName};
 use crate::ledger::Ledger;
 use crate::lock::StateDirLock;
 use crate::window_log;
@@ -47,6 +48,9 @@ pub struct RunningStatus {
     /// broker has told its time.
     #[serde(default)]
     pub clock_ahead_seconds: Option<i64>,
+    /// The phase of this host on its way to enforcement; `None` in the file of an earlier version.
+    #[serde(default)]
+    pub phase: Option<PhaseName>,
 }
 
 /// The greatest difference from the broker's wall clock that needs no remedy, in seconds.
@@ -85,6 +89,7 @@ impl Default for StatusFile {
                 reason: "has not connected yet".into(),
                 tampered: 0,
                 clock_ahead_seconds: None,
+                phase: None,
             }),
         }
     }
@@ -94,6 +99,18 @@ impl StatusFile {
     /// Notes whether the kernel holds the state that it should.
     pub fn set_protects(&self, protects: bool) {
         self.change(|running| running.protects = protects);
+    }
+
+    /// Notes the phase of this host on its way to enforcement.
+    pub fn set_phase(&self, phase: PhaseName) {
+        self.change(|running| running.phase = Some(phase));
+    }
+
+    /// Returns a receiver that sees every change from now on, and the present content as one.
+    pub fn subscribe(&self) -> watch::Receiver<RunningStatus> {
+        let mut changes = self.running.subscribe();
+        changes.mark_changed();
+        changes
     }
 
     /// Notes that a session began.
@@ -185,8 +202,10 @@ pub struct Status {
     pub running: Option<RunningStatus>,
     /// The generation accepted last; 0 if none.
     pub generation: u64,
-    /// The treatment of a protected port that has no window.
+    /// The treatment of a protected port that has no window, as the policy wants it.
     pub mode: Option<Mode>,
+    /// The way to enforcement: while it is neither a trial nor confirmed, the host only monitors.
+    pub enforcement: EnforcementStatus,
     /// The highest generation of policies that this host has followed; 0 if none.
     pub policy_generation: u64,
     /// True while the host keeps protection that the broker has taken off with policies that are not newer.
@@ -201,6 +220,58 @@ pub struct Status {
     pub audit_alarm: Option<CheckpointAlarm>,
     /// The errors of everything that could not be read.
     pub errors: Vec<String>,
+}
+
+/// The way of this host to enforcement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct EnforcementStatus {
+    /// The phase.
+    pub phase: PhaseName,
+    /// The time left of a trial, in whole seconds; `None` outside a trial.
+    pub trial_seconds_left: Option<u64>,
+}
+
+impl EnforcementStatus {
+    /// Reads the mark. A mark that cannot be read counts as confirmed, and its error goes to `add`.
+    pub(crate) fn gather(
+        config: &AgentConfig,
+        now: &Moment,
+        add: &mut dyn FnMut(&dyn std::error::Error),
+    ) -> Self {
+        let phase = |phase| Self { phase, trial_seconds_left: None };
+        if config.confirm_within.is_none() {
+            return phase(PhaseName::Confirmed);
+        }
+        match EnforcementMark::in_dir(&config.state_dir).read() {
+            Ok(Some(found)) => match found.at(now) {
+                Phase::Trial(trial) => {
+                    let trial_seconds_left = Some(trial.left(now).as_secs());
+                    Self { phase: PhaseName::Trial, trial_seconds_left }
+                }
+                other @ (Phase::Untried | Phase::Lapsed { .. } | Phase::Confirmed) => phase(other.name()),
+            },
+            Ok(None) => phase(PhaseName::Untried),
+            Err(error) => {
+                add(&error);
+                phase(PhaseName::Confirmed)
+            }
+        }
+    }
+
+    /// Returns the phase with what an operator does about it, in words.
+    pub(crate) fn text(&self) -> String {
+        let left = || clock_text(Duration::from_secs(self.trial_seconds_left.unwrap_or_default()));
+        match self.phase {
+            PhaseName::Untried => "untried: the first state in mode enforce holds on trial".to_owned(),
+            PhaseName::Trial => {
+                format!("on trial for another {}; log in once more and run `postern-agent confirm`", left())
+            }
+            PhaseName::Lapsed => {
+                "LAPSED: no operator confirmed the trial, and the host only monitors; run `postern-agent enforce`".to_owned()
+            }
+            PhaseName::Confirmed => "confirmed".to_owned(),
+        }
+    }
 }
 
 /// An open window.
@@ -228,6 +299,7 @@ impl Status {
             Ledger::in_dir(&config.state_dir).load(now).map_err(|error| add(&error)).ok().flatten();
         let KeptCheckpoint { newest: audit_checkpoint, alarm: audit_alarm } =
             checkpoint::read(&config.state_dir).map_err(|error| add(&error)).unwrap_or_default();
+        let enforcement = EnforcementStatus::gather(config, now, &mut add);
         let window = |window: &crate::firewall::policy::HeldWindow| OpenNow {
             grant: window.grant,
             port: window.port,
@@ -240,6 +312,7 @@ impl Status {
             running: running(&config.state_dir),
             generation: accepted.as_ref().map_or(0, |accepted| accepted.generation),
             mode: accepted.as_ref().map(|accepted| accepted.mode),
+            enforcement,
             policy_generation: accepted.as_ref().map_or(0, |accepted| accepted.policies),
             keeps_protection: accepted.as_ref().is_some_and(|accepted| accepted.keeps),
             ports: accepted.iter().flat_map(|accepted| accepted.ports.iter().copied()).collect(),
@@ -279,6 +352,7 @@ impl Status {
         }
         let mode = self.mode.map(|mode| window_log::mode_name(mode).to_owned());
         writeln!(out, "generation   {}, mode {}", self.generation, or_none(mode))?;
+        writeln!(out, "enforcement  {}", self.enforcement.text())?;
         let ports: Vec<_> = self.ports.iter().map(ToString::to_string).collect();
         writeln!(out, "protected    {}", or_none(Some(ports.join(" ")).filter(|ports| !ports.is_empty())))?;
         if self.keeps_protection {
@@ -337,6 +411,7 @@ mod tests {
             policy_generation: 7,
             keeps_protection: false,
             mode: Some(Mode::Enforce),
+            enforcement: EnforcementStatus { phase: PhaseName::Trial, trial_seconds_left: Some(250) },
             ports: vec!["tcp/22".parse().unwrap()],
             windows: vec![OpenNow {
                 grant: "01arz3ndektsv4rrffq69g5fav".parse().unwrap(),
@@ -351,9 +426,14 @@ mod tests {
         let mut page = Vec::new();
         status.write_text(&mut page).unwrap();
         let page = String::from_utf8(page).unwrap();
-        for part in
-            ["host:web-1", "not running", "mode enforce", "01arz3ndektsv4rrffq69g5fav  tcp/22", "1:02:03"]
-        {
+        for part in [
+            "host:web-1",
+            "not running",
+            "mode enforce",
+            "on trial for another 0:04:10",
+            "01arz3ndektsv4rrffq69g5fav  tcp/22",
+            "1:02:03",
+        ] {
             assert!(page.contains(part), "{part} in\n{page}");
         }
         let json = serde_json::to_value(&status).unwrap();

@@ -8,6 +8,7 @@ use anyhow::Context as _;
 use postern_runtime::files;
 
 use crate::config::AgentConfig;
+use crate::enforcement::EnforcementMark;
 use crate::enrolment_mark::EnrolmentMark;
 use crate::ledger::Ledger;
 use crate::lock::{self, IdentityLock, StateDirLock};
@@ -64,13 +65,16 @@ fn files_of_agent(config: &AgentConfig) -> Vec<PathBuf> {
         Ledger::in_dir(dir).path().to_owned(),
         status::path(dir),
         checkpoint::path(dir),
+        EnforcementMark::in_dir(dir).path().to_owned(),
     ];
     // A crash may have left the half of each.
     let replaced = credentials.into_iter().chain(others).flat_map(|path| {
         let temporary = files::temporary(&path);
         [path, temporary]
     });
-    replaced.chain([lock::path(&identity), lock::path(dir)]).collect()
+    replaced
+        .chain([EnforcementMark::in_dir(dir).lock_path(), lock::path(&identity), lock::path(dir)])
+        .collect()
 }
 
 /// Removes an empty directory. Returns whether it is gone: a directory with other files in it stays.
@@ -97,6 +101,7 @@ mod tests {
             log_format: LogFormat::Text,
             limits: crate::limits::StateLimits::default(),
             bootstrap: BTreeSet::new(),
+            confirm_within: None,
         }
     }
 
@@ -109,6 +114,9 @@ mod tests {
             "state.json",
             "state.tmp",
             "status.json",
+            "enforcement.json",
+            "enforcement.tmp",
+            "enforcement.lock",
             "audit-checkpoint",
             "audit-checkpoint.tmp",
             "identity/key.pem",

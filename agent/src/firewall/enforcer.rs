@@ -30,6 +30,8 @@ const RETRY_FOR: Duration = Duration::from_secs(3);
 const MAX_NETLINK_CHANGES: usize = 512;
 /// The most changed elements that are read back one by one; more are read with their whole set.
 const MAX_SINGLE_READS: usize = 32;
+/// The time before a trial's end from which the kernel may have ended it.
+const TRIAL_SLACK: Duration = Duration::from_secs(1);
 /// The shortest suspend that matters: a shorter one moves every end by less.
 const MIN_SUSPEND: Duration = Duration::from_millis(100);
 
@@ -88,7 +90,8 @@ impl Enforcer {
 
     fn step(&mut self, policy: &HostPolicy) -> Result<(), FirewallError> {
         let ruleset = self.kernel.ruleset_id()?;
-        let layout = Layout { mode: policy.mode, ports: policy.ports.clone() };
+        let layout =
+            Layout { mode: policy.mode, ports: policy.ports.clone(), trial_until: policy.trial_until };
         let known = match self.known.take() {
             Some(known) if known.certain && known.ruleset == ruleset && !known.slept() => Some(known),
             Some(known) => self.inspect(known, ruleset)?,
@@ -117,6 +120,11 @@ impl Enforcer {
                 return Ok(self.note_and_rebuild("the table's chains or rules or sets were changed"));
             }
             Some(_) => {}
+        }
+        if known.is_on_trial()
+            && self.kernel.keys(ruleset::TRIAL_SET)?.len() != ruleset::TRIAL_PROTOCOLS.len()
+        {
+            return Ok(self.note_and_rebuild("the set of the trial was changed"));
         }
         let found = match self.read_all() {
             Ok(found) => found,
@@ -315,6 +323,11 @@ impl Enforcer {
 }
 
 impl KnownTable {
+    /// Reports whether the kernel still holds the set of a trial, if no other process changed that.
+    fn is_on_trial(&self) -> bool {
+        self.layout.trial_until.is_some_and(|end| clock::boottime().plus(TRIAL_SLACK) < end)
+    }
+
     fn slept(&self) -> bool {
         suspended(clock::boottime()).saturating_sub(self.suspended) > MIN_SUSPEND
     }

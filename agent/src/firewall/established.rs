@@ -31,6 +31,13 @@ pub(super) struct EstablishedConnection {
 pub(super) fn connections(ports: &BTreeSet<ProtectedPort>) -> Vec<EstablishedConnection> {
     let ports: BTreeSet<u16> =
         ports.iter().filter(|port| port.protocol == Protocol::Tcp).map(|port| port.port.get()).collect();
+    let established: BTreeSet<EstablishedConnection> =
+        tcp_entries().iter().filter(|entry| is_set_up(entry)).map(established).collect();
+    established.into_iter().filter(|established| ports.contains(&established.local_port)).collect()
+}
+
+/// Returns the entry of every TCP socket in the network namespace of this thread.
+pub(crate) fn tcp_entries() -> Vec<TcpNetEntry> {
     let entries = TABLES.into_iter().flat_map(|table| {
         read(table).unwrap_or_else(|error| {
             // A kernel without IPv6 has no such table.
@@ -42,9 +49,7 @@ pub(super) fn connections(ports: &BTreeSet<ProtectedPort>) -> Vec<EstablishedCon
             Vec::new()
         })
     });
-    let established: BTreeSet<EstablishedConnection> =
-        entries.filter(is_set_up).map(|entry| established(&entry)).collect();
-    established.into_iter().filter(|established| ports.contains(&established.local_port)).collect()
+    entries.collect()
 }
 
 /// The tables of connections in the network namespace of this thread, which is that of the firewall it sets.

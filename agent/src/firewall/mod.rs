@@ -29,6 +29,9 @@
 //! - Nothing is lost: the accepted state has every window with its end, and established connections are found from their
 //!   sockets again.
 //!
+//! On trial ([`crate::enforcement`]) the table denies only while a set has its elements, whose timeout is the end of the trial; after that it
+//! monitors. So the kernel ends a trial by itself.
+//!
 //! What happens on each failure: the kernel refuses a transaction whole, and holds what it held before. If another process
 //! changed the ruleset meanwhile, the agent reads the table, repairs it, and tries again for 3 s before it reports an
 //! error. If the agent stops, the table and its timeouts stay. [`watch`] reports when another process touches the table.
@@ -51,5 +54,6 @@ pub mod watch;
 pub use diagnose::diagnose;
 pub use enforcer::Enforcer;
 pub use error::FirewallError;
+pub(crate) use established::tcp_entries;
 pub use ownership::{Ownership, forget_stored_socket, remove_table, take_stored_socket};
 pub use table::TABLE;

@@ -15,6 +15,8 @@ pub struct HostPolicy {
     pub ports: BTreeSet<ProtectedPort>,
     /// The open windows, which may overlap and repeat.
     pub windows: Vec<HeldWindow>,
+    /// The moment at which the kernel goes from denying to monitoring by itself; `None` outside a trial.
+    pub trial_until: Option<BootTime>,
 }
 
 impl HostPolicy {
@@ -40,6 +42,7 @@ impl HostPolicy {
             },
             ports: self.ports.union(&other.ports).copied().collect(),
             windows: windows.into_values().collect(),
+            trial_until: self.trial_until.or(other.trial_until),
         }
     }
 
@@ -118,7 +121,12 @@ mod tests {
 
     fn policy(windows: &[(&str, u64)]) -> HostPolicy {
         let windows = windows.iter().map(|(source, end)| window(source, *end)).collect();
-        HostPolicy { mode: Mode::Enforce, ports: ["tcp/22".parse().unwrap()].into(), windows }
+        HostPolicy {
+            mode: Mode::Enforce,
+            ports: ["tcp/22".parse().unwrap()].into(),
+            windows,
+            trial_until: None,
+        }
     }
 
     /// Returns the end up to which a policy admits an address; 0 if it does not.

@@ -21,7 +21,14 @@ pub(super) struct Layout {
     pub(super) mode: Mode,
     /// The protected ports.
     pub(super) ports: BTreeSet<ProtectedPort>,
+    /// The end of a trial: from then on the kernel monitors by itself what it denies until then.
+    pub(super) trial_until: Option<BootTime>,
 }
+
+/// The name of the set that holds the protocols until a trial ends.
+pub(super) const TRIAL_SET: &str = "trial";
+/// The protocols in the set of a trial.
+pub(super) const TRIAL_PROTOCOLS: [&str; 2] = ["tcp", "udp"];
 
 /// Returns a transaction that replaces the table by this one, which has no owner. `exists` says whether the kernel holds a table:
 /// one that persists refuses to be added again, and one that is missing cannot be deleted.
@@ -92,12 +99,15 @@ impl Script<'_> {
         let [four, six] = ESTABLISHED_SETS;
         self.established(four, "ipv4_addr", established.iter().filter(|c| c.peer.is_ipv4()))?;
         self.established(six, "ipv6_addr", established.iter().filter(|c| c.peer.is_ipv6()))?;
+        if let Some(end) = layout.trial_until {
+            self.trial(end, now)?;
+        }
         self.chain("gate", "")?;
         self.chain("dialled", "type filter hook prerouting priority dstnat - 10; policy accept;")?;
         self.chain("input", "type filter hook input priority filter - 10; policy accept;")?;
         self.dialled(&layout.ports)?;
         self.input(layout)?;
-        self.gate(layout.mode)
+        self.gate(layout)
     }
 
     fn set(&mut self, name: &str, kind: &str, elements: &str) -> std::fmt::Result {
@@ -117,6 +127,14 @@ impl Script<'_> {
             established.map(|c| format!("{} . {} . {}", c.peer, c.peer_port, c.local_port)).collect();
         let kind = format!("type {address} . inet_service . inet_service;");
         self.set(name, &kind, &elements.join(", "))
+    }
+
+    /// Writes the set that denies until a trial ends: the kernel drops its elements then, also while the agent is dead.
+    fn trial(&mut self, end: BootTime, now: BootTime) -> std::fmt::Result {
+        // A timeout of zero would mean no timeout.
+        let left = end.since(now).as_millis().max(1);
+        let elements = TRIAL_PROTOCOLS.map(|protocol| format!("{protocol} timeout {left}ms")).join(", ");
+        self.set(TRIAL_SET, "type inet_proto; flags timeout;", &elements)
     }
 
     fn chain(&mut self, name: &str, hook: &str) -> std::fmt::Result {
@@ -157,7 +175,7 @@ impl Script<'_> {
         Ok(())
     }
 
-    fn gate(&mut self, mode: Mode) -> std::fmt::Result {
+    fn gate(&mut self, layout: &Layout) -> std::fmt::Result {
         self.rule("gate", "ct state established,related accept")?;
         let [four, six] = ESTABLISHED_SETS;
         let older = "tcp flags & syn == 0";
@@ -167,9 +185,16 @@ impl Script<'_> {
             let window = format!("{} saddr . meta l4proto . th dport @{}", family(set), set.name());
             self.rule("gate", &format!("{window} accept"))?;
         }
-        match mode {
-            Mode::Enforce => self.rule("gate", "counter drop comment \"no open window\""),
-            Mode::Monitor => {
+        if layout.trial_until.is_some() {
+            let on_trial =
+                format!("meta l4proto @{TRIAL_SET} counter drop comment \"no open window, on trial\"");
+            self.rule("gate", &on_trial)?;
+        }
+        match layout.mode {
+            Mode::Enforce if layout.trial_until.is_none() => {
+                self.rule("gate", "counter drop comment \"no open window\"")
+            }
+            Mode::Enforce | Mode::Monitor => {
                 self.rule(
                     "gate",
                     "limit rate 10/second burst 20 packets log prefix \"postern would drop: \"",
@@ -216,7 +241,8 @@ mod tests {
     use crate::firewall::policy::HeldWindow;
 
     fn layout(mode: Mode, ports: &[&str]) -> Layout {
-        Layout { mode, ports: ports.iter().map(|port| port.parse().unwrap()).collect() }
+        let ports = ports.iter().map(|port| port.parse().unwrap()).collect();
+        Layout { mode, ports, trial_until: None }
     }
 
     #[test]
@@ -256,6 +282,18 @@ mod tests {
         assert!(text.contains("hosts4 { 192.0.2.7 . tcp . 22 timeout 2499ms }"), "{text}");
         assert!(text.contains("nets4 { 10.0.0.0-10.255.255.255 . tcp . 22 timeout 1ms }"), "{text}");
         assert_eq!(changes(&Delta::between(&Elements::new(), &elements), BootTime(2_500_000_000)), "");
+    }
+
+    #[test]
+    fn a_trial_denies_only_as_long_as_its_set_has_elements() {
+        let end = BootTime(2_500_000_000);
+        let layout = Layout { trial_until: Some(end), ..layout(Mode::Enforce, &["tcp/22"]) };
+        let text = replacement(true, &layout, &Elements::new(), &[], BootTime(500_000_000));
+        assert!(text.contains("elements = { tcp timeout 2000ms, udp timeout 2000ms }"), "{text}");
+        let at = |part: &str| text.find(part).unwrap_or_else(|| panic!("{part} in\n{text}"));
+        assert!(at("@nets6 accept") < at("meta l4proto @trial counter drop"));
+        assert!(at("meta l4proto @trial counter drop") < at("counter accept"));
+        assert_eq!(text.matches("drop comment").count(), 1, "{text}");
     }
 
     #[test]

@@ -103,6 +103,7 @@ pub fn serve<H: HostLayer>(
             }
         }
         status_file.set_protects(reconciler.protects());
+        status_file.set_phase(reconciler.phase());
     }
 }
 

@@ -9,6 +9,7 @@ use postern_runtime::error_chain::error_chain;
 use super::*;
 use crate::clock::{BootId, BootTime};
 use crate::config::LogFormat;
+use crate::enforcement::{EnforcementMark, Phase, PhaseName};
 use crate::firewall::policy::HeldWindow;
 
 #[derive(Debug, Clone, Default)]
@@ -89,6 +90,7 @@ fn config(dir: &Path, bootstrap: &[&str]) -> AgentConfig {
         log_format: LogFormat::Text,
         bootstrap: bootstrap.iter().map(|port| port.parse().unwrap()).collect(),
         limits: StateLimits { windows: 100, ports: 10 },
+        confirm_within: None,
     }
 }
 
@@ -683,4 +685,157 @@ fn a_step_of_the_wall_clock_cuts_nothing_while_a_broker_sends_the_true_ends() {
     assert_eq!(deadlines(&reconciler), [at(99).boottime]);
     reconciler.tick(&stepped(13, 3650), Duration::ZERO);
     assert_eq!(deadlines(&reconciler), [at(49).boottime]);
+}
+
+/// A host whose configuration has a trial of 60 s.
+fn on_trial_first(dir: &Path, bootstrap: &[&str]) -> AgentConfig {
+    AgentConfig { confirm_within: Some(Duration::from_secs(60)), ..config(dir, bootstrap) }
+}
+
+impl FakeHost {
+    /// Returns the mode that the host holds, and the second at which the kernel ends a trial.
+    fn enforces(&self) -> Option<(Mode, Option<u64>)> {
+        let table = self.0.lock().unwrap();
+        table.held.as_ref().map(|held| (held.mode, held.trial_until.map(|end| end.0 / 1_000_000_000)))
+    }
+}
+
+/// Does what `postern-agent confirm` and `enforce` do.
+fn write_mark(dir: &Path, phase: &Phase) {
+    let mark = EnforcementMark::in_dir(dir);
+    mark.write(phase, &mark.try_lock().unwrap().unwrap()).unwrap();
+}
+
+fn mark(dir: &Path) -> Option<PhaseName> {
+    EnforcementMark::in_dir(dir).read().unwrap().map(|phase| phase.name())
+}
+
+const MONITOR: Option<(Mode, Option<u64>)> = Some((Mode::Monitor, None));
+const ENFORCE: Option<(Mode, Option<u64>)> = Some((Mode::Enforce, None));
+const TRIAL: Option<(Mode, Option<u64>)> = Some((Mode::Enforce, Some(65)));
+
+#[test]
+fn a_first_state_in_mode_enforce_is_on_trial_and_lapses_whatever_the_broker_sends_after() {
+    let dir = tempfile::tempdir().unwrap();
+    let (host, config) = (FakeHost::default(), on_trial_first(dir.path(), &[]));
+    let mut reconciler = start(&host, &config, &at(1));
+    let monitoring = |generation| DesiredState { mode: Mode::Monitor, ..desired(generation, &[]) };
+    reconciler.accept(monitoring(1), &at(2)).unwrap();
+    assert_eq!((host.enforces(), mark(dir.path())), (MONITOR, Some(PhaseName::Untried)));
+    reconciler.accept(desired(2, &[500]), &at(5)).unwrap();
+    assert_eq!((host.enforces(), mark(dir.path())), (TRIAL, Some(PhaseName::Trial)));
+    // A restart within the trial goes on with it.
+    reconciler = start(&host, &config, &at(30));
+    assert_eq!(host.enforces(), TRIAL);
+    reconciler.tick(&at(64), Duration::ZERO);
+    assert_eq!(host.enforces(), TRIAL);
+    reconciler.tick(&at(65), Duration::ZERO);
+    assert_eq!((host.enforces(), mark(dir.path())), (MONITOR, Some(PhaseName::Lapsed)));
+    assert_eq!(host.holds(), ports(&["tcp/9"], 1), "its windows stay");
+    for (generation, state) in [(3, desired(3, &[500])), (4, monitoring(4)), (5, desired(5, &[]))] {
+        reconciler.accept(state, &at(70 + generation)).unwrap();
+        assert_eq!(host.enforces(), MONITOR);
+    }
+    start(&host, &config, &at(90));
+    assert_eq!(host.enforces(), MONITOR);
+    // An operator tries again, and confirms.
+    let mut reconciler = start(&host, &config, &at(100));
+    write_mark(dir.path(), &Phase::begin(Duration::from_secs(20), &at(100)));
+    reconciler.tick(&at(101), Duration::ZERO);
+    assert_eq!(host.enforces(), Some((Mode::Enforce, Some(120))));
+    write_mark(dir.path(), &Phase::Confirmed);
+    reconciler.tick(&at(102), Duration::ZERO);
+    assert_eq!(host.enforces(), ENFORCE);
+    reconciler.tick(&at(500), Duration::ZERO);
+    assert_eq!((host.enforces(), mark(dir.path())), (ENFORCE, Some(PhaseName::Confirmed)));
+}
+
+#[test]
+fn a_boot_within_the_trial_monitors_and_a_confirmed_host_boots_shut() {
+    let boot = |moment: Moment| Moment { boot: BootId("b".into()), ..moment };
+    let dir = tempfile::tempdir().unwrap();
+    let (host, config) = (FakeHost::default(), on_trial_first(dir.path(), &["tcp/22"]));
+    start(&host, &config, &at(5));
+    assert_eq!((host.holds(), host.enforces()), (ports(&["tcp/22"], 0), TRIAL), "bootstrap ports as well");
+    start(&host, &config, &boot(at(6)));
+    assert_eq!((host.enforces(), mark(dir.path())), (MONITOR, Some(PhaseName::Lapsed)));
+    write_mark(dir.path(), &Phase::Confirmed);
+    start(&host, &config, &boot(at(7)));
+    start(&host, &config, &at(8));
+    assert_eq!(host.enforces(), ENFORCE);
+}
+
+#[test]
+fn i1_a_lost_or_damaged_mark_leaves_a_host_that_has_enforced_shut() {
+    for damaged in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let (host, config) = (FakeHost::default(), on_trial_first(dir.path(), &[]));
+        let mut reconciler = start(&host, &config, &at(1));
+        write_mark(dir.path(), &Phase::Confirmed);
+        reconciler.tick(&at(2), Duration::ZERO);
+        reconciler.accept(desired(1, &[]), &at(3)).unwrap();
+        assert_eq!(host.enforces(), ENFORCE);
+        let path = EnforcementMark::in_dir(dir.path()).path().to_owned();
+        let lose = || if damaged { std::fs::write(&path, "?") } else { std::fs::remove_file(&path) };
+        lose().unwrap();
+        for second in 4..8 {
+            reconciler.tick(&at(second), Duration::ZERO);
+            assert_eq!(host.enforces(), ENFORCE, "while it runs");
+        }
+        lose().ok();
+        start(&host, &config, &at(9)).tick(&at(500), Duration::ZERO);
+        assert_eq!(host.enforces(), ENFORCE, "after a restart");
+        // With the ledger lost as well, the table of the earlier run shows that it has enforced.
+        lose().ok();
+        std::fs::remove_file(Ledger::in_dir(dir.path()).path()).unwrap();
+        let mut reconciler = start(&host, &config, &at(501));
+        reconciler.accept(desired(2, &[]), &at(502)).unwrap();
+        reconciler.tick(&at(900), Duration::ZERO);
+        assert_eq!(host.enforces(), ENFORCE, "without a ledger");
+    }
+}
+
+#[test]
+fn a_host_that_enforced_before_it_had_a_trial_stays_shut_and_a_monitoring_one_gets_its_trial() {
+    let dir = tempfile::tempdir().unwrap();
+    let host = FakeHost::default();
+    let mut reconciler = start(&host, &config(dir.path(), &[]), &at(1));
+    reconciler.accept(desired(1, &[]), &at(2)).unwrap();
+    assert_eq!((host.enforces(), mark(dir.path())), (ENFORCE, None), "no trial is configured");
+    start(&host, &on_trial_first(dir.path(), &[]), &at(3)).tick(&at(500), Duration::ZERO);
+    assert_eq!((host.enforces(), mark(dir.path())), (ENFORCE, Some(PhaseName::Confirmed)));
+
+    let dir = tempfile::tempdir().unwrap();
+    let host = FakeHost::default();
+    let mut reconciler = start(&host, &config(dir.path(), &[]), &at(1));
+    reconciler.accept(DesiredState { mode: Mode::Monitor, ..desired(1, &[]) }, &at(2)).unwrap();
+    let mut reconciler = start(&host, &on_trial_first(dir.path(), &[]), &at(3));
+    assert_eq!(host.enforces(), MONITOR);
+    reconciler.accept(desired(2, &[]), &at(5)).unwrap();
+    assert_eq!(host.enforces(), TRIAL);
+}
+
+#[test]
+fn no_trial_begins_without_its_mark_on_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let (host, config) = (FakeHost::default(), on_trial_first(dir.path(), &[]));
+    let mut reconciler = start(&host, &config, &at(1));
+    // The disk refuses the mark: there is a directory in the place of its temporary file.
+    let mark_path = EnforcementMark::in_dir(dir.path()).path().to_owned();
+    let temporary = postern_runtime::files::temporary(&mark_path);
+    std::fs::create_dir(&temporary).unwrap();
+    reconciler.accept(desired(1, &[]), &at(2)).unwrap();
+    assert_eq!((host.enforces(), mark(dir.path())), (MONITOR, Some(PhaseName::Untried)));
+    std::fs::remove_dir(&temporary).unwrap();
+    reconciler.tick(&at(5), Duration::ZERO);
+    assert_eq!((host.enforces(), mark(dir.path())), (TRIAL, Some(PhaseName::Trial)));
+    // Without any mark no state goes to the ledger: the next start would take it for that of a host that has enforced.
+    let dir = tempfile::tempdir().unwrap();
+    let (host, config) = (FakeHost::default(), on_trial_first(dir.path(), &[]));
+    std::fs::create_dir(postern_runtime::files::temporary(EnforcementMark::in_dir(dir.path()).path()))
+        .unwrap();
+    let mut reconciler = start(&host, &config, &at(1));
+    let error = reconciler.accept(desired(1, &[]), &at(2)).unwrap_err();
+    assert!(error_chain(&error).contains("enforcement.json"), "{}", error_chain(&error));
+    assert_eq!((host.enforces(), Ledger::in_dir(dir.path()).path().exists()), (MONITOR, false));
 }

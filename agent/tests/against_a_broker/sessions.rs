@@ -86,6 +86,7 @@ pub(crate) fn agent(broker: &FakeBroker, identity: Option<Credentials>) -> Agent
         log_format: LogFormat::Text,
         bootstrap: BTreeSet::new(),
         limits: StateLimits::default(),
+        confirm_within: None,
     };
     let host = MemoryHost::default();
     let now = clock::moment();
@@ -499,6 +500,7 @@ async fn i8_an_enrolment_that_was_cut_off_leaves_an_identity_or_none() {
         log_format: LogFormat::Text,
         bootstrap: BTreeSet::new(),
         limits: StateLimits::default(),
+        confirm_within: None,
     };
     let identity = config.identity_dir();
     issue(&broker, HOUR).save(&identity).unwrap();
@@ -579,6 +581,7 @@ async fn i9_an_agent_keeps_the_checkpoints_of_its_session_and_reports_one_that_c
             FromAgent::Hello(_)
             | FromAgent::Applied(_)
             | FromAgent::Heartbeat(_)
+            | FromAgent::Enforcement(_)
             | FromAgent::Tampering(_) => {}
         }
     };

@@ -61,7 +61,7 @@ impl Layer {
 /// Returns the policy that protects both ports and opens nothing.
 pub(crate) fn closed() -> HostPolicy {
     let ports: [ProtectedPort; 2] = [SSH, SNMP].map(|port| port.parse().unwrap());
-    HostPolicy { mode: Mode::Enforce, ports: ports.into(), windows: Vec::new() }
+    HostPolicy { mode: Mode::Enforce, ports: ports.into(), windows: Vec::new(), trial_until: None }
 }
 
 /// A builder on [`closed`].

@@ -90,8 +90,10 @@ fn what_this_process_changes_over_netlink_is_not_reported() {
     let enforcer = Arc::new(Mutex::new(Enforcer::new(Ownership::Shared).unwrap()));
     let port: ProtectedPort = "tcp/22".parse().unwrap();
     let ensure = |windows: Vec<HeldWindow>| {
-        let (enforcer, policy) =
-            (Arc::clone(&enforcer), HostPolicy { mode: Mode::Enforce, ports: [port].into(), windows });
+        let (enforcer, policy) = (
+            Arc::clone(&enforcer),
+            HostPolicy { mode: Mode::Enforce, ports: [port].into(), windows, trial_until: None },
+        );
         net.vm.netns().run(async move {
             enforcer.lock().await.ensure(&policy, clock::boottime()).unwrap();
         });

@@ -129,7 +129,7 @@ impl Session {
                             acknowledged.send(()).ok();
                         }
                     }
-                    Some(In::Hello(_) | In::Tampering(_) | In::CheckpointReport(_)) | None => {}
+                    Some(In::Hello(_) | In::Tampering(_) | In::CheckpointReport(_) | In::Enforcement(_)) | None => {}
                 },
             }
         }

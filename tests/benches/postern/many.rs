@@ -67,6 +67,7 @@ fn policy(windows: u32, deadline: BootTime) -> HostPolicy {
         mode: Mode::Enforce,
         ports: ["tcp/22".parse().unwrap()].into(),
         windows: (0..windows).map(window).collect(),
+        trial_until: None,
     }
 }
 

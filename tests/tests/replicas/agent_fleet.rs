@@ -108,6 +108,7 @@ fn keep(target: &str, broker: &str, state_dir: &Path, record: &Arc<FleetRecord>)
         state_dir: state_dir.to_owned(),
         log_format: LogFormat::Text,
         limits: StateLimits::default(),
+        confirm_within: None,
         bootstrap: Default::default(),
     };
     let now = clock::moment();

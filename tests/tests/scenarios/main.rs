@@ -15,6 +15,7 @@ mod clones;
 mod command;
 mod containers;
 mod day_two;
+mod enforce_on_trial;
 mod enrolment;
 mod forged_store;
 mod harness;

@@ -36,7 +36,7 @@ use crate::app::agents::{
 };
 use crate::clock::{boottime, wall};
 use crate::layers::host::desired_state::{Outgoing, PushedState};
-use crate::layers::host::sessions::AgentSession;
+use crate::layers::host::sessions::{AgentSession, EnforcementPhase};
 use crate::limits::line_due;
 
 pub(super) type SessionStream = Pin<Box<dyn Stream<Item = Result<v1::SessionResponse, Status>> + Send>>;
@@ -231,6 +231,16 @@ impl OpenSession {
                         .await
                         .map_err(to_status)?;
                 }
+                Ok(None)
+            }
+            Some(In::Enforcement(report)) => {
+                self.session.set_phase(match report.phase() {
+                    v1::EnforcementPhase::Trial => EnforcementPhase::Trial,
+                    v1::EnforcementPhase::Lapsed => EnforcementPhase::Lapsed,
+                    v1::EnforcementPhase::Unspecified
+                    | v1::EnforcementPhase::Untried
+                    | v1::EnforcementPhase::Confirmed => EnforcementPhase::Follows,
+                });
                 Ok(None)
             }
             // A second hello carries nothing new; a message of a newer agent is not known here.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use postern_core::Mode;
 use postern_core::plan::{DesiredHost, LayerWindow, Observed};
 use postern_runtime::backoff::Backoff;
 use tokio::sync::watch;
@@ -58,6 +59,18 @@ pub enum Rival {
     Elsewhere,
 }
 
+/// The phase of a host on its way to enforcement, as far as it matters to the broker. The host itself decides on it; the broker only shows it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum EnforcementPhase {
+    /// The host's table follows the mode of its policy.
+    #[default]
+    Follows,
+    /// The host enforces until the end of a trial.
+    Trial,
+    /// No operator of the host confirmed the trial, and the host only monitors.
+    Lapsed,
+}
+
 /// The session of one target, and what is known through it.
 #[derive(Debug, Default)]
 pub(super) struct SessionState {
@@ -80,6 +93,7 @@ pub(super) struct SessionState {
     left_behind: BTreeSet<LayerWindow>,
     /// The highest generation of policies that the agent has followed.
     followed: u64,
+    phase: EnforcementPhase,
     version: String,
     last_seen: Option<Timestamp>,
 }
@@ -101,6 +115,7 @@ impl SessionState {
         self.number += 1;
         self.session = Some(sender);
         self.version = version;
+        self.phase = EnforcementPhase::default();
         (self.began, self.last_seen) = (Some(now), Some(now));
         self.number
     }
@@ -224,6 +239,30 @@ impl SessionState {
         }
     }
 
+    /// Records the host's phase on its way to enforcement.
+    pub(super) fn set_phase(&mut self, phase: EnforcementPhase) {
+        self.phase = phase;
+    }
+
+    /// Returns the state of a host that holds what was pushed last.
+    fn held(&self) -> (LayerStatus, String) {
+        let protection = self.pushed.as_ref().and_then(|pushed| pushed.desired.protection.as_ref());
+        let enforces = protection.is_some_and(|it| it.mode == Mode::Enforce && !it.ports.is_empty());
+        match self.phase {
+            EnforcementPhase::Lapsed if enforces => (
+                LayerStatus::Failed,
+                "not confirmed: the host only monitors; run `postern-agent enforce` on it".to_owned(),
+            ),
+            EnforcementPhase::Trial if enforces => (
+                LayerStatus::InSync,
+                "on trial: log in over an open window and run `postern-agent confirm` on the host".to_owned(),
+            ),
+            EnforcementPhase::Lapsed | EnforcementPhase::Trial | EnforcementPhase::Follows => {
+                (LayerStatus::InSync, self.behind())
+            }
+        }
+    }
+
     pub(super) fn mark_seen(&mut self, now: Timestamp) {
         self.last_seen = Some(now);
     }
@@ -327,7 +366,7 @@ impl SessionState {
         let (status, detail) = match (&self.session, &self.refusal) {
             (None, _) => (LayerStatus::Unreachable, "its agent is not connected".to_owned()),
             (Some(_), Some(refusal)) => (LayerStatus::Failed, refusal.error.clone()),
-            (Some(_), None) if self.in_sync() => (LayerStatus::InSync, self.behind()),
+            (Some(_), None) if self.in_sync() => self.held(),
             (Some(_), None) => (LayerStatus::Pending, String::new()),
         };
         LayerReport {

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use super::desired_state::{Outgoing, StateNumber};
 use super::log;
-pub use super::session_state::Rival;
+pub use super::session_state::{EnforcementPhase, Rival};
 use super::session_state::{SessionOrigin, SessionState};
 use crate::clock::Clock;
 use crate::layers::report::LayerReport;
@@ -292,6 +292,14 @@ impl AgentSession {
     /// Records the highest generation of policies that the agent has followed.
     pub fn has_followed(&self, policies: u64) {
         self.with_state(|state, _| state.has_followed(policies));
+    }
+
+    /// Records the host's phase on its way to enforcement.
+    pub fn set_phase(&self, phase: EnforcementPhase) {
+        self.with_state(|state, now| {
+            state.mark_seen(now);
+            state.set_phase(phase);
+        });
     }
 
     /// Records that the agent sent something.

@@ -199,6 +199,7 @@ fn the_kernel_ends_a_window_at_its_deadline_whatever_comes_later() {
             source: "10.0.0.1".parse().unwrap(),
             deadline,
         }],
+        trial_until: None,
     };
     host.ensure(&policy(after(5)), start).unwrap();
     host.ensure(&policy(after(5)), after(7)).unwrap();

@@ -274,3 +274,30 @@ fn i7_without_a_boot_id_the_address_tells_machines_apart() {
     assert_eq!(state.rival(&machine, at(4)), Rival::Here);
     assert_eq!(state.rival(&machine_at("", "192.0.2.66"), at(4)), Rival::None);
 }
+
+#[test]
+fn a_host_on_trial_or_not_confirmed_says_so_and_its_windows_stay_open() {
+    let (mut state, _stream) = a_session();
+    state.push(number(1), holding(&[window(60)]), at(0));
+    assert!(state.applied(1, None, at(1), true));
+    for (phase, status, part) in [
+        (EnforcementPhase::Trial, LayerStatus::InSync, "postern-agent confirm"),
+        (EnforcementPhase::Lapsed, LayerStatus::Failed, "not confirmed"),
+        (EnforcementPhase::Follows, LayerStatus::InSync, ""),
+    ] {
+        state.set_phase(phase);
+        let report = state.report();
+        assert!(report.status == status && report.detail.contains(part), "{report:?}");
+        assert_eq!(state.observe(&window(60)), Some(Observed::Open));
+    }
+    state.set_phase(EnforcementPhase::Lapsed);
+    let (sender, _stream) = watch::channel(Outgoing::Nothing);
+    state.connect(sender, "1.2.3".into(), SessionOrigin::default(), at(2));
+    state.push(number(1), holding(&[]), at(3));
+    assert!(state.applied(1, None, at(4), true));
+    assert_eq!(
+        state.report().status,
+        LayerStatus::InSync,
+        "the next session begins as that of a confirmed host"
+    );
+}
