@@ -11,7 +11,7 @@
 //! - `nft` cannot own a table, because its socket ends with it, and nft 1.0 cannot ask for the flags. The agent creates the empty table over
 //!   netlink with the persist flag alone, `nft` fills it, and the agent adopts it: only a table that persists and has no owner can be
 //!   adopted. The adoption is conditional on the number of the ruleset, so nothing of another program is adopted with it.
-//! - Flags cannot be taken off, and `nft` cannot change an owned table. So a change of the layout builds the table anew. Meanwhile a second
+//! - Flags cannot be taken off, and `nft` cannot change an owned table. So a change of the layout builds the whole table again. Meanwhile a second
 //!   table, [`GUARD`], has the same rules, and is owned before the first is removed: at each moment one of the two is complete and
 //!   out of reach.
 //! - Elements change over the owning socket.

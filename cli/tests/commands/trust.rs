@@ -10,7 +10,10 @@ use super::world::{CommandWorld, ago};
 #[tokio::test]
 async fn a_broker_that_does_not_run_is_unreachable_and_received_nothing() {
     let broker = CommandWorld::with(Script::default()).await;
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    // A socket that does not listen keeps the port from other programs, and the kernel refuses connections to it.
+    let held = tokio::net::TcpSocket::new_v4().unwrap();
+    held.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let free = held.local_addr().unwrap();
     let (identity, address) = (broker.identity(), format!("https://{free}"));
     let us = ["--broker", &address, "--identity", identity.to_str().unwrap()];
     let ran =

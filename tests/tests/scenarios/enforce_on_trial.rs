@@ -14,9 +14,10 @@ const ENDED: Duration = Duration::from_secs(90);
 /// A trial that a test waits for.
 const SHORT: &str = "30s";
 
-/// A world whose agent is enrolled, runs, and closes on trial first.
+/// A world whose agent is enrolled, runs, and closes on trial first. Its table has no owner, so that a test can change and flush it.
 fn on_trial(lasts: &str) -> HostWorld {
     let mut world = HostWorld::without_agent(usual_policy());
+    world.agent.share_table();
     world.agent.configure(&format!("enforce.confirm = {lasts:?}\n"));
     world.agent.join(VM, &world.admin);
     world
