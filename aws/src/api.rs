@@ -14,10 +14,11 @@ use postern_provider::kit::CallError;
 
 use crate::ec2::{Ec2, Find};
 use crate::error::call_error;
-use crate::permissions::{self, TrialOutcome};
+use crate::permissions::{self, DryRuns};
 use crate::rates::{ActionBuckets, ActionKind};
 use crate::resource::{Ec2Group, Ec2Interface, Instance, NewGroupRule, PrefixList, Rules};
 use crate::rule::{GroupRule, Tags};
+use crate::trial::TrialOutcome;
 use crate::wire;
 
 /// The most values of a filter, and the most items of a page (EC2 API reference).
@@ -245,7 +246,8 @@ impl Ec2 for SdkEc2 {
     }
 
     async fn try_permissions(&self, deployment: &str) -> Vec<(&'static str, TrialOutcome)> {
-        permissions::in_place(self, deployment).await
+        let dry_runs = DryRuns { reads: &self.reads, writes: &self.writes, ec2: self };
+        permissions::in_place(&dry_runs, deployment).await
     }
 }
 

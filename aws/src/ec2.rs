@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use async_trait::async_trait;
 use postern_provider::kit::CallError;
 
-use crate::permissions::TrialOutcome;
 use crate::resource::{Ec2Group, Ec2Interface, Instance, NewGroupRule, PrefixList, Rules};
 use crate::rule::{GroupRule, Tags};
+use crate::trial::TrialOutcome;
 
 /// EC2 in one account and Region. Reads may be older than the last change, and no change is sent twice.
 #[async_trait]

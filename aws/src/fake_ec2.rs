@@ -15,10 +15,10 @@ use postern_provider::kit::CallError;
 use crate::ec2::{Ec2, Find};
 use crate::error::answered;
 use crate::names;
-use crate::permissions::TrialOutcome;
 use crate::resource::{Ec2Group, Ec2Interface, Instance, NewGroupRule, PrefixList, Rules};
 use crate::rule::{Ec2Traffic, GroupRule, RuleSource, Tags};
 use crate::tags;
+use crate::trial::TrialOutcome;
 
 /// The VPC of everything.
 pub(crate) const VPC: &str = "vpc-1";

@@ -69,11 +69,12 @@ mod settings;
 mod snapshot;
 mod split;
 mod tags;
+mod trial;
 #[cfg(test)]
 mod ways_out;
 mod wire;
 mod written;
 
-pub use permissions::{PermissionTrial, TrialOutcome};
 pub use provider::Aws;
 pub use settings::{AwsAccount, AwsSettings};
+pub use trial::{PermissionTrial, TrialOutcome};

@@ -3,17 +3,16 @@
 //! A permission to change a resource may depend on its tags. So the changes are tried on Postern's own resources, where a target is under
 //! lockdown; without one, only the creation of a group can be tried.
 
+use aws_sdk_ec2::Client;
 use aws_sdk_ec2::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_ec2::types::{IpPermission, IpRange, ResourceType, Tag, TagSpecification};
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
-use postern_provider::CloudError;
 use postern_provider::kit::CallError;
 
-use crate::api::SdkEc2;
-use crate::ec2::{Ec2 as _, Find};
+use crate::ec2::{Ec2, Find};
 use crate::error::call_error;
-use crate::provider::Aws;
 use crate::resource::Ec2Group;
+use crate::trial::TrialOutcome;
 use crate::{names, tags};
 
 /// EC2's answer to a dry run that would have been carried out.
@@ -25,28 +24,14 @@ const FEW: i32 = 5;
 /// An instance that no account has, for the name of a group that is not made.
 const NO_INSTANCE: &str = "i-00000000000000000";
 
-/// The outcome of the trial of one action in one account and Region.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PermissionTrial {
-    /// The account and the Region.
-    pub place: String,
-    /// The action; empty where none could be tried.
-    pub action: &'static str,
-    /// The outcome.
-    pub outcome: TrialOutcome,
-}
-
-/// The outcome of a dry run.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum TrialOutcome {
-    /// EC2 would carry the action out.
-    Allowed,
-    /// EC2 refuses the action, with this reason.
-    Denied(String),
-    /// EC2 judged something else first, or there is no resource to try the action on.
-    Unknown(String),
-    /// EC2 did not answer, or the credentials are another account's.
-    Unreachable(String),
+/// What a trial calls in one account and Region.
+pub(crate) struct DryRuns<'a> {
+    /// The client for reads.
+    pub(crate) reads: &'a Client,
+    /// The client for changes.
+    pub(crate) writes: &'a Client,
+    /// The calls in the terms of this crate.
+    pub(crate) ec2: &'a dyn Ec2,
 }
 
 /// Sends a call as a dry run and judges the answer.
@@ -56,26 +41,9 @@ macro_rules! trial {
     };
 }
 
-impl Aws {
-    /// Tries each action that the broker needs, in each account and Region, as a dry run. Nothing is changed.
-    pub async fn try_permissions(&self) -> Vec<PermissionTrial> {
-        let mut trials = Vec::new();
-        for place in self.places() {
-            let found = match place.ec2().await {
-                Ok(ec2) => ec2.try_permissions(self.deployment()).await,
-                Err(CloudError::NotFound { .. }) => Vec::new(),
-                Err(error) => vec![("", TrialOutcome::Unreachable(error.to_string()))],
-            };
-            let name = |(action, outcome)| PermissionTrial { place: place.name(), action, outcome };
-            trials.extend(found.into_iter().map(name));
-        }
-        trials
-    }
-}
-
 /// Tries each action in one account and Region.
-pub(crate) async fn in_place(ec2: &SdkEc2, deployment: &str) -> Vec<(&'static str, TrialOutcome)> {
-    let reads = &ec2.reads;
+pub(crate) async fn in_place(ec2: &DryRuns<'_>, deployment: &str) -> Vec<(&'static str, TrialOutcome)> {
+    let reads = ec2.reads;
     let mut trials = vec![
         trial!("DescribeInstances", reads.describe_instances()),
         trial!("DescribeNetworkInterfaces", reads.describe_network_interfaces()),
@@ -112,7 +80,7 @@ pub(crate) async fn in_place(ec2: &SdkEc2, deployment: &str) -> Vec<(&'static st
 }
 
 /// Tries the changes of a lockdown's own resources.
-async fn on_own_group(ec2: &SdkEc2, deployment: &str) -> Vec<(&'static str, TrialOutcome)> {
+async fn on_own_group(ec2: &DryRuns<'_>, deployment: &str) -> Vec<(&'static str, TrialOutcome)> {
     const ACTIONS: [&str; 5] = [
         "AuthorizeSecurityGroupIngress",
         "RevokeSecurityGroupIngress",
@@ -121,7 +89,7 @@ async fn on_own_group(ec2: &SdkEc2, deployment: &str) -> Vec<(&'static str, Tria
         "ModifyNetworkInterfaceAttribute",
     ];
     let all = |outcome: TrialOutcome| ACTIONS.map(|action| (action, outcome.clone())).to_vec();
-    let own = match ec2.groups(Find::Where("tag:postern:managed-by", &[deployment.to_owned()])).await {
+    let own = match ec2.ec2.groups(Find::Where("tag:postern:managed-by", &[deployment.to_owned()])).await {
         Ok(groups) => groups
             .into_iter()
             .find(|group| group.tags.get(tags::ROLE).is_some_and(|role| role == tags::WINDOWS)),
@@ -132,7 +100,7 @@ async fn on_own_group(ec2: &SdkEc2, deployment: &str) -> Vec<(&'static str, Tria
             "no target is under lockdown, so there is nothing to try it on".to_owned(),
         ));
     };
-    let (writes, id) = (&ec2.writes, own.id.as_str());
+    let (writes, id) = (ec2.writes, own.id.as_str());
     let range = IpRange::builder().cidr_ip("192.0.2.1/32").build();
     let traffic = IpPermission::builder().ip_protocol("tcp").from_port(1).to_port(1).ip_ranges(range).build();
     let made_by = [(tags::MANAGED_BY, deployment)];
@@ -158,9 +126,9 @@ async fn on_own_group(ec2: &SdkEc2, deployment: &str) -> Vec<(&'static str, Tria
 }
 
 /// Tries to give an interface the groups that it has.
-async fn on_interface(ec2: &SdkEc2, own: &Ec2Group) -> (&'static str, TrialOutcome) {
+async fn on_interface(ec2: &DryRuns<'_>, own: &Ec2Group) -> (&'static str, TrialOutcome) {
     const ACTION: &str = "ModifyNetworkInterfaceAttribute";
-    let found = match ec2.interfaces(Find::Where("group-id", std::slice::from_ref(&own.id))).await {
+    let found = match ec2.ec2.interfaces(Find::Where("group-id", std::slice::from_ref(&own.id))).await {
         Ok(found) => found.into_iter().next(),
         Err(error) => return (ACTION, TrialOutcome::Unknown(error.to_string())),
     };

@@ -20,6 +20,7 @@ use crate::lockdown::{GivenBack, GroupOps, LockdownOps};
 use crate::open_close::{InstanceCache, InstanceOps};
 use crate::settings::AwsSettings;
 use crate::snapshot::{InstanceContext, InstanceSnapshot};
+use crate::trial::{PermissionTrial, TrialOutcome};
 use crate::{inventory, tags};
 
 /// The most accounts and Regions that are read at once. Each has rates of its own.
@@ -50,13 +51,23 @@ impl Aws {
     }
 
     /// Returns every account and Region.
-    pub(crate) fn places(&self) -> impl Iterator<Item = &AccountRegion> {
+    fn places(&self) -> impl Iterator<Item = &AccountRegion> {
         self.places.values().map(|place| &**place)
     }
 
-    /// Returns the name of the deployment, which marks its resources.
-    pub(crate) fn deployment(&self) -> &str {
-        &self.settings.deployment
+    /// Tries each action that the broker needs, in each account and Region, as a dry run. Nothing is changed.
+    pub async fn try_permissions(&self) -> Vec<PermissionTrial> {
+        let mut trials = Vec::new();
+        for place in self.places() {
+            let found = match place.ec2().await {
+                Ok(ec2) => ec2.try_permissions(&self.settings.deployment).await,
+                Err(CloudError::NotFound { .. }) => Vec::new(),
+                Err(error) => vec![("", TrialOutcome::Unreachable(error.to_string()))],
+            };
+            let name = |(action, outcome)| PermissionTrial { place: place.name(), action, outcome };
+            trials.extend(found.into_iter().map(name));
+        }
+        trials
     }
 
     /// Returns the account and Region of a target, and the id of its instance.
